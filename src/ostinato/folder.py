@@ -1,0 +1,62 @@
+"""Model folders, as Hugging Face has them: config.json beside model.safetensors."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ostinato.errors import UserError
+
+
+def read_config(folder: str | Path) -> dict:
+    """config.json of a model folder. Raises UserError if there is none or it is not a JSON object."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error}); the folder may be damaged, copy it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} should hold a JSON object, and holds a {type(config).__name__}")
+    return config
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, floating ones as float32. Raises UserError if it is not a whole one."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing: the model folder is not complete, copy it again")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); copy the folder again") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def read_model_folder(folder: str | Path, model_type: str) -> tuple[dict, dict[str, Tensor]]:
+    """config.json and weights of a folder of the given model_type. Raises UserError where they are not that."""
+    config = read_config(folder)
+    if config.get("model_type") != model_type:
+        raise UserError(f"{folder} holds a model of type {config.get('model_type')!r}, not {model_type!r}")
+    return config, read_weights(Path(folder) / "model.safetensors")
+
+
+def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tensor]) -> None:
+    """Write config.json and model.safetensors into `folder`, each whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".model.safetensors.tmp"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+    os.replace(temporary, folder / "model.safetensors")
+    temporary = folder / ".config.json.tmp"
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(temporary, folder / "config.json")
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """'float32' | 'float16' | 'bfloat16' -> the torch dtype."""
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
