@@ -22,7 +22,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 WRITTEN_AS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
-# libsndfile's Vorbis encoder puts a whole write on the stack; long single writes overflow it.
+# libvorbis puts a whole write on the stack, which a long one overflows (xiph/vorbis issue 99).
 _WRITE_BLOCK = 1 << 14
 _READ_BLOCK = 1 << 18
 
@@ -133,6 +133,8 @@ def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, commen
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: no folder {path.parent}; make it first")
     form, subtype = WRITTEN_AS[path.suffix.lower()]
+    if subtype == "VORBIS" and sample_rate > 200_000:  # libsndfile crashes the process there
+        raise UserError(f"cannot write {path} at {sample_rate} Hz: Vorbis ends at 200000, use .wav")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=form) as file:

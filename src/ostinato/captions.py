@@ -72,7 +72,7 @@ def with_tags(about: About, path: Path) -> About:
             tags = file.copy_metadata()
     except (sf.LibsndfileError, OSError, UnicodeDecodeError):
         return about
-    return about.over(About(title=tags.get("title", "").strip(), artist=tags.get("artist", "").strip()))
+    return about.over(About(title=_clean(tags.get("title", "")), artist=_clean(tags.get("artist", ""))))
 
 
 def split_of(path: str, given: str) -> str:
@@ -135,8 +135,8 @@ def _about(row: dict, where: str) -> About:
     captions = _strings(row.get("captions"), where) + _strings(row.get("caption"), where)
     if not captions and (tags := _strings(row.get("tags"), where)):
         captions = (", ".join(tags),)
-    text = {key: str(row.get(key) or "").strip() for key in ("title", "artist", "source", "split")}
-    return About(captions, licence=str(row.get("licence") or row.get("license") or "").strip(), **text)
+    text = {key: _clean(str(row.get(key) or "")) for key in ("title", "artist", "source", "split")}
+    return About(captions, licence=_clean(str(row.get("licence") or row.get("license") or "")), **text)
 
 
 def _joined(one: About, other: About) -> About:
@@ -153,7 +153,12 @@ def _strings(value: object, where: str) -> tuple[str, ...]:
 
 
 def _lines(lines: Iterable[str]) -> tuple[str, ...]:
-    return tuple(line.strip() for line in lines if line.strip())
+    return tuple(_clean(line) for line in lines if line.strip())
+
+
+def _clean(text: str) -> str:
+    """Stripped, and half surrogates (JSON may hold them, UTF-8 and so Arrow may not) as question marks."""
+    return text.encode("utf-8", "replace").decode().strip()
 
 
 def _lower(row: dict) -> dict:
