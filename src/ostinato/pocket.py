@@ -90,6 +90,10 @@ class ResidualVQ(nn.Module):
 
     def forward(self, z: Tensor, keep: Tensor | None = None) -> Quantised:
         """z [b, T, d]; keep [b] = how many codebooks each item is decoded from (quantiser dropout)."""
+        with torch.autocast(z.device.type, enabled=False):  # the nearest of 1024 is not to be found in bfloat16
+            return self.quantise(z.float(), keep)
+
+    def quantise(self, z: Tensor, keep: Tensor | None) -> Quantised:
         residual, latent = z, torch.zeros_like(z)
         codes, codebook_loss, commitment_loss = [], z.new_zeros(()), z.new_zeros(())
         for k in range(len(self.into)):

@@ -1,0 +1,164 @@
+"""The command line. Typed signatures are the options, docstrings the help; a user's mistake is one line and exit 2."""
+
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ostinato.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Text to music with state-space models."
+)
+console = Console(stderr=True)
+Model = Annotated[str | None, typer.Option(help="A model folder, a run's folder, or a hub id; default: the pocket pack.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.")],
+    seconds: Annotated[float, typer.Option(help="Length of what is generated.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed and settings give the same bytes.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .wav, .flac or .ogg file.")] = Path("out.wav"),
+    model: Model = None,
+    continue_from: Annotated[Path | None, typer.Option(help="An audio file to go on from.")] = None,
+    guidance: Annotated[float, typer.Option(help="How closely to follow the text; 1 is no guidance.")] = 3.0,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest code always.")] = 1.2,
+    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest codes; 0: from all.")] = 250,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest codes that make up this share.")] = 1.0,
+    device: Device = "auto",
+) -> None:
+    """Turn a sentence into music."""
+    if not prompt.strip():
+        raise UserError("the prompt is empty; write a sentence that says what to play")
+    from ostinato.audio import check_output
+
+    check_output(output)  # a name that cannot be written is told before the work, not after it
+    with console.status("loading"):
+        import torch
+
+        from ostinato.model import Clip, load
+        from ostinato.sampling import Sampling, frames
+
+        settings = Sampling(guidance, temperature, top_k, top_p)
+        loaded = load(model, pick_device(device))
+    count, rate = loaded.frame_count(seconds), loaded.codec.frame_rate
+    began = time.monotonic()
+    generation = loaded.begin([prompt], seed, settings, continue_from)
+    columns = (BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
+    codes = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=count, shown="")
+        for done, frame in enumerate(islice(frames(loaded.lm, generation), count), 1):
+            codes.append(frame)
+            speed = (time.monotonic() - began) / (done / rate)
+            progress.update(bar, completed=done, shown=f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}")
+    whole = torch.cat([generation.given, torch.stack(codes, 2)], 2)
+    clip = Clip(loaded.codec.decode(whole)[0].cpu(), loaded.codec.sample_rate, whole[0].cpu(), prompt)
+    spent = time.monotonic() - began
+    clip.save(output)
+    length = clip.audio.shape[-1] / clip.sample_rate
+    print(f"{output}: {length:.1f} s at {clip.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
+          f"(real-time factor {spent * rate / count:.2f})")  # fmt: skip
+
+
+@app.command()
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Audio files, searched in all folders below.")],
+    out: Annotated[Path, typer.Argument(help="The store to write, or to bring up to date.")],
+    codec: Annotated[str, typer.Option(help="dac, encodec, a folder or hub id; none keeps the audio itself.")] = "dac",
+    sample_rate: Annotated[int | None, typer.Option(help="With --codec none: Hz of the audio kept.")] = None,
+    clip_seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 30.0,
+    captions: Annotated[Path | None, typer.Option(help="A .csv or .jsonl with path and caption(s).")] = None,
+    device: Device = "auto",
+) -> None:
+    """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
+    from ostinato.data import prepare as prepare_store
+
+    if codec == "none":
+        report = prepare_store(folder, out, sample_rate=sample_rate, clip_seconds=clip_seconds, captions=captions)
+    else:
+        from ostinato.codec import fingerprint, load_codec
+        from ostinato.model import resolve
+
+        source = str(resolve(codec)) if Path(codec).is_dir() else codec
+        loaded = load_codec(source, pick_device(device))
+        report = prepare_store(
+            folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, captions=captions
+        )
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
+    print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
+    if report.strangers:
+        console.print(f"captions name {len(report.strangers)} files that are not there, such as {report.strangers[0]}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
+    setting: Annotated[list[str] | None, typer.Option("--set", help="key=value over the config, such as train.steps=500.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's checkpoints and start over.")] = False,
+) -> None:
+    """Train a language model or the pocket codec. The same command again goes on from the newest checkpoint."""
+    from ostinato.config import load_run
+
+    run = load_run(config, setting or [])
+    from ostinato.train import train as run_training
+
+    print(run_training(run, fresh))
+
+
+@app.command()
+def info(model: Annotated[str | None, typer.Argument(help="A model folder, a run's folder, or a hub id.")] = None) -> None:
+    """Say what a checkpoint is."""
+    from ostinato.model import describe, resolve
+
+    folder = resolve(model)
+    table = Table("", str(folder), show_edge=False)
+    for name, value in describe(folder).items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+@app.command("import-official")
+def import_official(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' Lightning .ckpt file.")],
+    config: Annotated[Path, typer.Argument(help="Their config.json.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+) -> None:
+    """Turn a checkpoint of the paper's authors into a model folder."""
+    from ostinato.official import import_checkpoint
+
+    print(import_checkpoint(checkpoint, config, out))
+
+
+def pick_device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        console.print(f"ostinato: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Training the pocket codec: spectral losses, quantiser dropout and, from a given step on, a discriminator."""
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ostinato.config import CodecRun
+from ostinato.data import Store, open_store
+from ostinato.errors import UserError
+from ostinato.pocket import PocketCodec
+from ostinato.spectral import Discriminator, SpectralLoss, adversarial_loss, discriminator_loss
+
+
+class Segments(Dataset):
+    """A random segment of `samples` from each clip of an audio store: [1, samples]; one short of it is padded."""
+
+    def __init__(self, store: Store, samples: int):
+        self.store, self.samples = store, samples
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, i: int) -> Tensor:
+        start = random.randrange(max(1, self.store.row(i)["frames"] - self.samples + 1))
+        audio = self.store.pcm(i, start, self.samples)
+        return nn.functional.pad(audio, (0, self.samples - audio.shape[-1]))
+
+
+class CodecTask:
+    def __init__(self, run: CodecRun, device: torch.device):
+        self.run, self.device = run, device
+        store = open_store(run.data)
+        if store.info["kind"] != "pcm":
+            raise UserError(f"{run.data} holds codes, a codec trains on audio: ostinato prepare FOLDER OUT --codec none")
+        if store.info["sample_rate"] != run.model.sample_rate:
+            raise UserError(
+                f"{run.data} is at {store.info['sample_rate']} Hz, the codec at {run.model.sample_rate} Hz; "
+                f"prepare the store with --sample-rate {run.model.sample_rate}"
+            )
+        self.data = Segments(store.split("train"), round(run.clip_seconds * run.model.sample_rate))
+        self.held_out = store.split("validation")
+        codec = PocketCodec(run.model).to(device)
+        self.codec = codec
+        self.modules: dict[str, nn.Module] = {"codec": codec, "discriminator": Discriminator().to(device)}
+        self.loss = SpectralLoss(run.model.sample_rate).to(device)
+        self.collate = torch.stack
+
+    def describe(self) -> str:
+        count = sum(p.numel() for p in self.codec.parameters()) / 1e6
+        return f"pocket codec, {count:.1f} M parameters, {len(self.data)} clips, {len(self.held_out)} held out"
+
+    def backward(self, accelerator: Any, audio: Tensor, step: int, scale: float) -> dict[str, float]:
+        run, audio = self.run, audio.to(self.device)
+        K = run.model.num_codebooks
+        # Half of each batch is decoded from its first n codebooks only, n drawn evenly (DAC, section 3.2).
+        drawn = torch.randint(1, K + 1, (len(audio),), device=audio.device)
+        keep = torch.where(torch.arange(len(audio), device=audio.device) % 2 == 0, drawn, K)
+        made, quantised = self.modules["codec"](audio, keep)
+        mel, complex_ = self.loss(made, audio)
+        loss = run.mel_weight * mel + run.complex_weight * complex_
+        loss = loss + run.commitment_weight * quantised.commitment_loss + quantised.codebook_loss
+        metrics = {"mel": mel, "complex": complex_, "commitment": quantised.commitment_loss}
+        if step >= run.adversary_from:
+            judge = self.modules["discriminator"]
+            length = min(audio.shape[-1], round(run.adversary_seconds * run.model.sample_rate))
+            start = random.randrange(audio.shape[-1] - length + 1)
+            real, fake = (a[..., start : start + length] for a in (audio, made))
+            judged = judge(real), judge(fake.detach())
+            judge_loss = discriminator_loss(*judged)
+            accelerator.backward(judge_loss * scale)
+            judge.requires_grad_(False)
+            score, matching = adversarial_loss(judged[0], judge(fake))
+            judge.requires_grad_(True)
+            loss = loss + run.adversarial_weight * score + run.matching_weight * matching
+            metrics |= {"discriminator": judge_loss, "adversarial": score, "matching": matching}
+        accelerator.backward(loss * scale)
+        return {name: float(value.detach()) for name, value in (metrics | {"loss": loss}).items()}
+
+    @torch.no_grad()
+    def validate(self, accelerator: Any) -> dict[str, float]:
+        """Mel distance on 5 s of held-out clips from 1, 4 and all codebooks, and the share of codes in use."""
+        codec = accelerator.unwrap_model(self.modules["codec"]).eval()
+        K, size = codec.num_codebooks, codec.codebook_size
+        totals: dict[str, list[float]] = {}
+        counts = torch.zeros(K, size)
+        chosen = range(0, len(self.held_out), max(1, len(self.held_out) // self.run.train.validation_clips))
+        for i in chosen:
+            audio = self.held_out.pcm(i, 0, 5 * codec.sample_rate)[None].to(self.device)
+            codes = codec.encode(audio)
+            for k in range(K):
+                counts[k] += torch.bincount(codes[0, k].cpu(), minlength=size)
+            for n in sorted({1, (K + 1) // 2, K}):
+                mel, _ = self.loss(codec.decode(codes[:, :n])[..., : audio.shape[-1]], audio)
+                totals.setdefault(f"mel_{n}", []).append(float(mel))
+        codec.train()
+        share = counts / counts.sum(1, keepdim=True)
+        perplexity = torch.exp(-(share * share.clamp(min=1e-9).log()).sum(1))
+        means = {name: sum(values) / len(values) for name, values in totals.items()}
+        return means | {"perplexity_first": float(perplexity[0]), "perplexity_lowest": float(perplexity.min())}
+
+    @torch.no_grad()
+    def samples(self, accelerator: Any) -> list[tuple[str, Tensor, int]]:
+        """Two held-out clips of 5 s as they are and through the codec."""
+        codec = accelerator.unwrap_model(self.modules["codec"]).eval()
+        out = []
+        for i in range(0, len(self.held_out), max(1, len(self.held_out) // 2))[:2]:
+            audio = self.held_out.pcm(i, 0, 5 * codec.sample_rate)
+            out.append((f"{i}-original", audio, codec.sample_rate))
+            out.append((f"{i}-codec", codec.decode(codec.encode(audio[None].to(self.device)))[0].cpu(), codec.sample_rate))
+        codec.train()
+        return out
+
+    def save(self, folder: Path, accelerator: Any) -> None:
+        accelerator.unwrap_model(self.modules["codec"]).save_pretrained(folder)
+        judge = accelerator.unwrap_model(self.modules["discriminator"])
+        save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, folder / "discriminator.safetensors")
+
+    def load(self, folder: Path) -> None:
+        saved = PocketCodec.from_pretrained(folder)
+        if dataclasses.asdict(saved.config) != dataclasses.asdict(self.run.model):
+            raise UserError(f"{folder} holds a codec of another configuration")
+        self.codec.load_state_dict(saved.state_dict())
+        self.modules["discriminator"].load_state_dict(load_file(folder / "discriminator.safetensors"))

@@ -1,0 +1,182 @@
+"""Configs: YAML files become dataclasses; a wrong key or type is told with the nearest right one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ostinato.errors import UserError
+from ostinato.lm import LMConfig
+from ostinato.pocket import PocketConfig
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The paper's optimiser and schedule (section IV-A) are the defaults; `batch` is clips per process."""
+
+    steps: int = 100_000
+    batch: int = 4
+    accumulation: int = 32
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 0.0
+    weight_decay: float = 2e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 100
+    clip_norm: float = 1.0
+    precision: str = "auto"  # auto: bf16 on a GPU, float32 on a CPU; or fp32, bf16
+    seed: int = 0
+    workers: int = 0  # processes that read the store
+    log_every: int = 10
+    validate_every: int = 1000
+    validation_clips: int = 64
+    checkpoint_every: int = 1000
+    keep: int = 2  # newest checkpoints kept
+
+
+@dataclass(frozen=True)
+class LMRun:
+    """`task: lm`: train a language model on a store of codes."""
+
+    data: str
+    output: str
+    model: LMConfig
+    task: str = "lm"
+    text: str = "google/flan-t5-base"  # or minilm, or a folder
+    codec: str = ""  # default: the one the store was written with
+    clip_seconds: float = 30.0
+    label_smoothing: float = 0.1
+    text_dropout: float = 0.1  # share of captions replaced by the empty one: trains the unconditional branch
+    prompts: tuple[str, ...] = ()  # rendered at every checkpoint
+    sample_seconds: float = 10.0
+    train: Optimisation = field(default_factory=Optimisation)
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """`task: codec`: train the pocket codec on a store of audio."""
+
+    data: str
+    output: str
+    model: PocketConfig = field(default_factory=PocketConfig)
+    task: str = "codec"
+    clip_seconds: float = 1.0
+    mel_weight: float = 15.0
+    complex_weight: float = 5.0
+    commitment_weight: float = 0.25
+    adversarial_weight: float = 1.0
+    matching_weight: float = 2.0
+    adversary_from: int = 1000  # step at which the discriminator begins
+    adversary_seconds: float = 0.4  # crop that the discriminator hears
+    train: Optimisation = field(default_factory=Optimisation)
+
+
+RUNS = {"lm": LMRun, "codec": CodecRun}
+T = TypeVar("T")
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """' (did you mean X?)' or the list of what there is."""
+    close = difflib.get_close_matches(word, words, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(words)}"
+
+
+def read_config(path: str | Path) -> dict:
+    """A YAML file as a dict; its `base: other.yaml` is read first and this one laid over it."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"config {path} does not exist; the shipped ones are in configs/") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {path} should hold 'key: value' lines, and holds a {type(values).__name__}")
+    base = values.pop("base", None)
+    return merge(read_config(path.parent / base), values) if base else values
+
+
+def merge(base: dict, over: dict) -> dict:
+    both = {k: merge(base[k], v) if isinstance(base.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()}
+    return base | both
+
+
+def set_key(values: dict, setting: str) -> None:
+    """Apply one `--set a.b=value` (value read as YAML) to `values` in place."""
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set wants key=value, for example train.steps=1000; got {setting!r}")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {setting}: {parent!r} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: the value is not YAML") from error
+
+
+def load_run(path: str | Path, settings: Sequence[str] = ()) -> LMRun | CodecRun:
+    """Config file + settings -> a checked run. Raises UserError naming the key and the nearest right one."""
+    values = read_config(path)
+    for setting in settings:
+        set_key(values, setting)
+    task = values.get("task", "lm")
+    if task not in RUNS:
+        raise UserError(f"{path}: unknown task {task!r}; {nearest(str(task), list(RUNS))}")
+    run = build(RUNS[task], values, "")
+    check(run.train.steps >= 1 and run.train.batch >= 1 and run.train.accumulation >= 1, "train.steps, batch and accumulation must be at least 1")
+    check(run.clip_seconds > 0, f"clip_seconds must be above 0, got {run.clip_seconds}")
+    check(run.train.precision in ("auto", "fp32", "bf16"), f"train.precision must be auto, fp32 or bf16, got {run.train.precision!r}")
+    return run
+
+
+def check(right: bool, message: str) -> None:
+    if not right:
+        raise UserError(message)
+
+
+def build(cls: type[T], values: Any, where: str) -> T:
+    """Nested dicts -> dataclass `cls`. Raises UserError for unknown, missing or ill-typed keys."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where or 'config'} should be a section of keys, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise UserError(f"unknown key {f'{where}.{key}'.lstrip('.')!r}; {nearest(str(key), list(fields))}")
+    for name, f in fields.items():
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise UserError(f"the config lacks {f'{where}.{name}'.lstrip('.')!r}; add it or pass --set {name}=...")
+    converted = {k: convert(v, hints[k], f"{where}.{k}".lstrip(".")) for k, v in values.items()}
+    try:
+        return cls(**converted)
+    except ValueError as error:
+        raise UserError(f"{where or 'config'}: {error}") from error
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else convert(value, arguments[0], where)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(convert(v, arguments[0], where) for v in value)
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = hint.__name__ if isinstance(hint, type) else str(hint)
+    raise UserError(f"{where} should be of type {name}, got {value!r}")

@@ -1,0 +1,267 @@
+"""The language model: codes in, logits of the next codes out, led by text. Four variants, a line of data each.
+
+Read this file first, then `mamba.py`, `ssd.py` and `sampling.py`.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ostinato.attention import CrossAttention, KVState, SelfAttention, TextState
+from ostinato.errors import UserError
+from ostinato.mamba import Mamba2, MambaState
+from ostinato.patterns import make_pattern
+
+
+class Variant(NamedTuple):
+    sublayers: tuple[str, ...]  # of one block, in order
+    text: str  # "prefix": the text stands before the frames; "cross": it is read by cross-attention
+    positions: str  # "none": the recurrence itself tells time; "sinusoidal"
+
+
+VARIANTS = {  # Figure 1 of the paper, (a) to (d)
+    "prefix-mamba": Variant(("mamba", "mamba"), "prefix", "none"),
+    "prefix-simba": Variant(("mamba", "feed-forward"), "prefix", "none"),
+    "cross-simba": Variant(("mamba", "cross-attention", "feed-forward"), "cross", "none"),
+    "cross-transformer": Variant(("self-attention", "cross-attention", "feed-forward"), "cross", "sinusoidal"),
+}
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """Sizes default to the paper's (section IV-A). The last four are conventions of the authors' checkpoints."""
+
+    variant: str = "prefix-simba"
+    num_codebooks: int = 1  # K
+    pattern: str = "single"
+    codebook_size: int = 1024  # a code's own values; one more, the special token, stands where no code is
+    text_width: int = 768
+    width: int = 1024  # d
+    blocks: int = 24  # N
+    heads: int = 8  # of attention
+    feed_forward: int = 2048
+    dropout: float = 0.3
+    state: int = 512  # n
+    expand: int = 2
+    head_width: int = 64  # p
+    conv: int = 4
+    chunk: int = 64  # q
+    norm: str = "rms"  # or "layer"
+    positions: str = ""  # "none" or "sinusoidal"; default: the variant's
+    condition_norm: bool = False  # a norm after the projection of the text
+    final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            from ostinato.config import nearest
+
+            raise UserError(f"unknown variant {self.variant!r}; {nearest(self.variant, list(VARIANTS))}")
+        if self.norm not in ("rms", "layer"):
+            raise UserError(f"norm must be rms or layer, got {self.norm!r}")
+        if self.positions not in ("", "none", "sinusoidal"):
+            raise UserError(f"positions must be none or sinusoidal, got {self.positions!r}")
+        make_pattern(self.pattern, self.num_codebooks)
+
+
+State = MambaState | KVState | TextState | None
+
+
+@dataclass
+class LMState:
+    """All that the model remembers of text and frames, as tensors: copy it to fork, save its tensors to resume."""
+
+    layers: list[State]  # of each sub-layer, in order
+    position: Tensor  # [b] int64: steps done, the prefix counted
+
+    def clone(self) -> "LMState":
+        copies = []
+        for layer in self.layers:
+            names = [f.name for f in fields(layer)] if layer is not None else []
+            values = {n: v.clone() if isinstance(v := getattr(layer, n), Tensor) else v for n in names}
+            copies.append(replace(layer, **values) if layer is not None else None)
+        return LMState(copies, self.position.clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name -> tensor, for saving; `load_tensors` is the inverse."""
+        out = {"position": self.position}
+        for i, layer in enumerate(self.layers):
+            if layer is not None:
+                out |= {f"{i}.{f.name}": torch.as_tensor(getattr(layer, f.name)) for f in fields(layer)}
+        return out
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self.position = tensors["position"]
+        for i, layer in enumerate(self.layers):
+            for f in fields(layer) if layer is not None else ():
+                value = tensors[f"{i}.{f.name}"]
+                setattr(layer, f.name, int(value) if f.name == "length" else value)
+
+
+class FeedForward(nn.Module):
+    """d -> 2048 -> d with GELU."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.up, self.down, self.dropout = nn.Linear(width, hidden), nn.Linear(hidden, width), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, state: None = None, mask: Tensor | None = None) -> Tensor:
+        return self.down(self.dropout(F.gelu(self.up(x))))
+
+    def step(self, x: Tensor, state: None) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+def make_norm(config: LMConfig) -> nn.Module:
+    return nn.RMSNorm(config.width, eps=1e-5) if config.norm == "rms" else nn.LayerNorm(config.width)
+
+
+class SubLayer(nn.Module):
+    """x + mixer(norm(x)), the mixer by its name."""
+
+    def __init__(self, kind: str, config: LMConfig):
+        super().__init__()
+        c = config
+        self.kind, self.norm, self.dropout = kind, make_norm(c), nn.Dropout(c.dropout)
+        self.mixer: nn.Module
+        if kind == "mamba":
+            self.mixer = Mamba2(c.width, c.state, c.expand, c.head_width, c.conv, c.chunk)
+        elif kind == "self-attention":
+            self.mixer = SelfAttention(c.width, c.heads, c.dropout)
+        elif kind == "cross-attention":
+            self.mixer = CrossAttention(c.width, c.heads, c.dropout)
+        else:
+            self.mixer = FeedForward(c.width, c.feed_forward, c.dropout)
+
+    def forward(self, x: Tensor, state: State, mask: Tensor | None) -> Tensor:
+        return x + self.dropout(self.mixer(self.norm(x), state, mask))
+
+    def step(self, x: Tensor, state: State) -> Tensor:
+        return x + self.mixer.step(self.norm(x), state)  # type: ignore[operator]
+
+
+class MusicLM(nn.Module):
+    """Steps of a pattern [b, K, S] and text [b, s, text_width] -> logits [b, K, S, V], V = codebook_size + 1.
+
+    Step i of the input leads to the logits of step i + 1: the input begins with a step of special tokens.
+    `forward` takes all steps at once, for training; `start`, then `extend` (many steps) and `step` (one) carry a
+    state, for generation. They agree.
+    """
+
+    def __init__(self, config: LMConfig):
+        super().__init__()
+        self.config, self.variant = config, VARIANTS[config.variant]
+        self.pattern = make_pattern(config.pattern, config.num_codebooks)
+        self.special, K, V = config.codebook_size, config.num_codebooks, config.codebook_size + 1
+        self.embedding = nn.ModuleList(nn.Embedding(V, config.width) for _ in range(K))
+        self.condition_linear = nn.Linear(config.text_width, config.width)
+        self.condition_norm = make_norm(config) if config.condition_norm else nn.Identity()
+        kinds = self.variant.sublayers * config.blocks
+        self.layers = nn.ModuleList(SubLayer(kind, config) for kind in kinds)
+        self.norm = make_norm(config) if config.final_norm else nn.Identity()
+        self.lm_head = nn.ModuleList(nn.Linear(config.width, V, bias=False) for _ in range(K))
+        self.positions = config.positions or self.variant.positions
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Every initialisation but Mamba-2's own dt_bias, A_log, D and convolution (see `Mamba2`)."""
+        into_residual = 0.02 / math.sqrt(len(self.layers))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=into_residual if name.endswith((".out_proj", ".down")) else 0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, steps: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]."""
+        frames, condition, states = self.embed(steps), self.condition(text), self.text_states(text, text_mask)
+        if self.variant.text == "cross":
+            return self.logits(self.backbone(self.place(frames, None), states, None))
+        prefix, mask = pad_left(condition, text_mask)
+        mask = F.pad(mask, (0, frames.shape[1]), value=True)
+        x = self.place(torch.cat([prefix, frames], 1), mask)
+        return self.logits(self.backbone(x, states, mask)[:, prefix.shape[1] :])
+
+    def start(self, text: Tensor, text_mask: Tensor) -> LMState:
+        """The state before the first step: the text read. text [b, s, text_width], text_mask [b, s]."""
+        b = len(text)
+        state = LMState(self.text_states(text, text_mask), torch.zeros(b, dtype=torch.long, device=text.device))
+        for i, layer in enumerate(self.layers):
+            if layer.kind in ("mamba", "self-attention"):
+                state.layers[i] = layer.mixer.empty_state(b)  # type: ignore[union-attr, operator]
+        if self.variant.text == "prefix":
+            prefix, mask = pad_left(self.condition(text), text_mask)
+            self.backbone(self.place(prefix, mask), state.layers, mask)
+            state.position = mask.sum(1)
+        return state
+
+    def extend(self, steps: Tensor, state: LMState) -> Tensor:
+        """Further steps [b, K, S] in parallel -> logits [b, K, S, V]; `state` is carried on in place."""
+        x = self.place(self.embed(steps), None, state.position)
+        state.position = state.position + x.shape[1]
+        return self.logits(self.backbone(x, state.layers, None))
+
+    def step(self, codes: Tensor, state: LMState) -> Tensor:
+        """One step [b, K] -> logits [b, K, V], in constant time for Mamba; `state` is carried on in place."""
+        x = self.place(self.embed(codes.unsqueeze(-1)), None, state.position).squeeze(1)
+        state.position = state.position + 1
+        for layer, s in zip(self.layers, state.layers, strict=True):
+            x = layer.step(x, s)  # type: ignore[operator]
+        return self.logits(x.unsqueeze(1)).squeeze(2)
+
+    def embed(self, steps: Tensor) -> Tensor:
+        """[b, K, S] -> [b, S, d], the sum over codebooks."""
+        return torch.stack([table(steps[:, k]) for k, table in enumerate(self.embedding)]).sum(0)
+
+    def condition(self, text: Tensor) -> Tensor:
+        return self.condition_norm(self.condition_linear(text))
+
+    def text_states(self, text: Tensor, mask: Tensor) -> list[State]:
+        """A state for each sub-layer: the keys and values of the text for cross-attention, None for others."""
+        condition = self.condition(text) if self.variant.text == "cross" else text
+        cross = [layer.mixer if layer.kind == "cross-attention" else None for layer in self.layers]
+        return [m.text_state(condition, mask) if isinstance(m, CrossAttention) else None for m in cross]
+
+    def place(self, x: Tensor, mask: Tensor | None, first: Tensor | None = None) -> Tensor:
+        """Add positions to x [b, T, d]: counted over real frames only, from `first` [b] on."""
+        if self.positions == "none":
+            return x
+        if mask is None:
+            position = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        else:
+            position = (mask.cumsum(1) - 1).clamp(min=0)
+        if first is not None:
+            position = position + first.unsqueeze(1)
+        return x + sinusoids(position, x.shape[-1]).to(x.dtype)
+
+    def backbone(self, x: Tensor, states: list[State], mask: Tensor | None) -> Tensor:
+        for layer, state in zip(self.layers, states, strict=True):
+            x = layer(x, state, mask)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[b, S, d] -> [b, K, S, V]."""
+        x = self.norm(x)
+        return torch.stack([head(x) for head in self.lm_head], 1)
+
+
+def pad_left(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the real tokens of x [b, s, d] to the end of each row, where the frames follow; mask [b, s] likewise."""
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return x.gather(1, order.unsqueeze(-1).expand_as(x)), mask.gather(1, order)
+
+
+def sinusoids(position: Tensor, width: int) -> Tensor:
+    """position [b, T] -> [b, T, width]: sines and cosines in turn, wavelengths 2 pi to 20000 pi (Vaswani et al.)."""
+    rate = torch.exp(torch.arange(0, width, 2, device=position.device) * (-math.log(10000.0) / width))
+    angle = position.unsqueeze(-1) * rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

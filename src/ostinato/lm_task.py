@@ -1,0 +1,163 @@
+"""Training a language model on a store of codes: next-step prediction over the pattern, led by captions."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ostinato.codec import load_codec
+from ostinato.config import LMRun
+from ostinato.data import Store, open_store
+from ostinato.errors import UserError
+from ostinato.lm import MusicLM, count_parameters
+from ostinato.model import Ostinato, copy_codec, load_lm, save_lm
+from ostinato.patterns import Pattern
+from ostinato.text import load_text_encoder
+
+IGNORED = -100  # cross_entropy's mark of a target that does not count
+
+
+class Clips(Dataset):
+    """A stretch of at most `frames` frames of each clip, and one of its captions: (codes [K, T], caption).
+
+    With `fixed`, always the clip's beginning and its first caption: for validation.
+    """
+
+    def __init__(self, store: Store, K: int, frames: int, text_dropout: float = 0.0, fixed: bool = False):
+        self.store, self.K, self.frames, self.text_dropout, self.fixed = store, K, frames, text_dropout, fixed
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, str]:
+        codes, captions = self.store.codes(i)[: self.K], self.store.captions(i) or [""]
+        if self.fixed:
+            return codes[:, : self.frames], captions[0]
+        start = random.randrange(max(1, codes.shape[1] - self.frames + 1))
+        # A dropped caption is the empty caption, here as in sampling's unconditional branch.
+        caption = "" if random.random() < self.text_dropout else random.choice(captions)
+        return codes[:, start : start + self.frames], caption
+
+
+def make_batch(items: list[tuple[Tensor, str]], pattern: Pattern, special: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Clips of any lengths -> inputs [b, K, S], targets [b, K, S] (IGNORED where no code stands), captions."""
+    S = pattern.length(max(codes.shape[1] for codes, _ in items))
+    steps = torch.full((len(items), pattern.K, S), special)
+    for row, (codes, _) in zip(steps, items, strict=True):
+        encoded = pattern.encode(codes[None], special)[0]
+        row[:, : encoded.shape[1]] = encoded
+    inputs = F.pad(steps, (1, -1), value=special)  # the step before the first is special
+    return inputs, steps.masked_fill(steps == special, IGNORED), [caption for _, caption in items]
+
+
+def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy (nats a code) of each codebook: logits [b, K, S, V], targets [b, K, S] -> [K]."""
+    losses = [
+        F.cross_entropy(logits[:, k].flatten(0, 1).float(), targets[:, k].flatten(), label_smoothing=label_smoothing)
+        for k in range(targets.shape[1])
+    ]
+    return torch.stack(losses)
+
+
+class LMTask:
+    def __init__(self, run: LMRun, device: torch.device):
+        self.run, self.device = run, device
+        store = open_store(run.data)
+        if store.info["kind"] != "codes":
+            raise UserError(f"{run.data} holds audio, a language model trains on codes: ostinato prepare --codec ...")
+        K, size = run.model.num_codebooks, run.model.codebook_size
+        if K > store.info["num_codebooks"] or size != store.info["codebook_size"]:
+            raise UserError(
+                f"the model wants {K} codebooks of {size}, {run.data} has {store.info['num_codebooks']} of "
+                f"{store.info['codebook_size']}; set model.num_codebooks and model.codebook_size"
+            )
+        self.text = load_text_encoder(run.text, device)
+        if self.text.width != run.model.text_width:
+            raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
+        self.codec_name = run.codec or store.info["codec"]
+        self.codec_id, self.frame_rate = store.info["codec_id"], store.info["frame_rate"]
+        frames = max(2, round(run.clip_seconds * self.frame_rate))
+        train = store.split("train")
+        if not len(train):
+            raise UserError(f"{run.data} has no clips in its train split; add more files")
+        self.data = Clips(train, K, frames, run.text_dropout)
+        self.held_out = Clips(store.split("validation"), K, frames, fixed=True)
+        self.lm = MusicLM(run.model).to(device)
+        self.modules: dict[str, nn.Module] = {"lm": self.lm}
+        self.step = 0
+        self.seen: dict[str, Tensor] = {}  # captions' states: the frozen encoder reads each text once
+
+    def describe(self) -> str:
+        c = self.run.model
+        return (
+            f"{c.variant}, {count_parameters(self.lm) / 1e6:.1f} M parameters, {c.num_codebooks} codebooks ({c.pattern}), "
+            f"{len(self.data)} clips, {len(self.held_out)} held out"
+        )
+
+    def collate(self, items: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
+        return make_batch(items, self.lm.pattern, self.lm.special)
+
+    def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        new = sorted(set(captions) - self.seen.keys())
+        if new:
+            states, mask = self.text(new)
+            self.seen |= {caption: x[m].half().cpu() for caption, x, m in zip(new, states, mask, strict=True)}
+        rows = [self.seen[caption].float() for caption in captions]
+        text = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        return text, torch.arange(text.shape[1], device=self.device) < lengths[:, None]
+
+    def backward(self, accelerator: Any, batch: tuple[Tensor, Tensor, list[str]], step: int, scale: float) -> dict[str, float]:
+        inputs, targets, captions = batch
+        text, mask = self.encode_text(captions)
+        logits = self.modules["lm"](inputs.to(self.device), text, mask)
+        loss = code_losses(logits, targets.to(self.device), self.run.label_smoothing).mean()
+        accelerator.backward(loss * scale)
+        return {"loss": float(loss.detach())}
+
+    @torch.no_grad()
+    def validate(self, accelerator: Any) -> dict[str, float]:
+        """Cross-entropy in nats a code on held-out clips, no label smoothing: the mean, and of each codebook."""
+        lm, count = accelerator.unwrap_model(self.modules["lm"]).eval(), len(self.held_out)
+        chosen = list(range(0, count, max(1, count // self.run.train.validation_clips)))
+        total = torch.zeros(self.run.model.num_codebooks)
+        for i in range(0, len(chosen), self.run.train.batch):
+            items = [self.held_out[j] for j in chosen[i : i + self.run.train.batch]]
+            inputs, targets, captions = self.collate(items)
+            with accelerator.autocast():
+                logits = lm(inputs.to(self.device), *self.encode_text(captions))
+            total += code_losses(logits, targets.to(self.device)).cpu() * len(items)
+        lm.train()
+        means = (total / max(1, len(chosen))).tolist()
+        return {"loss": sum(means) / len(means)} | {f"codebook_{k}": value for k, value in enumerate(means)}
+
+    @torch.no_grad()
+    def samples(self, accelerator: Any) -> list[tuple[str, Tensor, int]]:
+        """The run's prompts, each rendered with the run's seed."""
+        if not self.run.prompts:
+            return []
+        lm = accelerator.unwrap_model(self.modules["lm"]).eval()
+        model = Ostinato(lm, self.text, load_codec(self.codec_name, self.device))
+        clips = model.generate(list(self.run.prompts), self.run.sample_seconds, self.run.train.seed)
+        lm.train()
+        return [(f"{i}-{slug(clip.prompt)}", clip.audio, clip.sample_rate) for i, clip in enumerate(clips)]  # type: ignore[arg-type]
+
+    def save(self, folder: Path, accelerator: Any) -> None:
+        config = {"text": self.run.text, "codec": copy_codec(self.codec_name, folder), "codec_id": self.codec_id}
+        save_lm(folder, accelerator.unwrap_model(self.modules["lm"]), config)
+
+    def load(self, folder: Path) -> None:
+        lm, config = load_lm(folder)
+        if config["codec_id"] != self.codec_id:
+            raise UserError(f"{folder} was trained on codec {config['codec_id']}, {self.run.data} is of {self.codec_id}")
+        self.lm.load_state_dict(lm.state_dict())
+
+
+def slug(text: str) -> str:
+    """A file name from a prompt."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())[:40]
+

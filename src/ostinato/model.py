@@ -1,0 +1,236 @@
+"""From a sentence to a waveform: text encoder, language model and codec held together, and loaded from one folder."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+
+from ostinato.audio import read_audio, write_audio
+from ostinato.codec import Codec, fingerprint, load_codec
+from ostinato.config import build
+from ostinato.errors import UserError
+from ostinato.folder import read_config, read_model_folder, write_model_folder
+from ostinato.lm import LMConfig, MusicLM
+from ostinato.sampling import Generation, Sampling, begin, frames
+from ostinato.text import TextEncoder, load_text_encoder
+
+PACK = Path(__file__).parent / "pocket_pack"  # the model that ships with the package
+
+
+@dataclass
+class Clip:
+    """What was generated: `audio` [1, samples] in [-1, 1] at `sample_rate` Hz, from `codes` [K, T]."""
+
+    audio: Tensor
+    sample_rate: int
+    codes: Tensor
+    prompt: str
+
+    def save(self, path: str | Path) -> None:
+        """Write WAV, FLAC or OGG by the suffix. Raises UserError for another suffix or an unwritable folder."""
+        write_audio(path, self.audio, self.sample_rate, comment=self.prompt)
+
+
+@dataclass
+class Ostinato:
+    """A model ready to play. `config` is what config.json says of it."""
+
+    lm: MusicLM
+    text: TextEncoder
+    codec: Codec
+    config: dict = field(default_factory=dict)
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        seconds: float = 10.0,
+        seed: int = 0,
+        settings: Sampling | None = None,
+        continue_from: str | Path | Tensor | None = None,
+    ) -> "Clip | list[Clip]":
+        """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i).
+
+        continue_from: an audio file or codes [1, K, T0]; the clips begin with it and go on for `seconds`.
+        Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = self.frame_count(seconds)
+        generation = self.begin(prompts, seed, settings, continue_from)
+        new = torch.stack(list(islice(frames(self.lm, generation), count)), 2)
+        codes = torch.cat([generation.given, new], 2)
+        clips = [
+            Clip(self.codec.decode(row[None])[0].cpu(), self.codec.sample_rate, row.cpu(), text)
+            for row, text in zip(codes, prompts, strict=True)
+        ]
+        return clips[0] if isinstance(prompt, str) else clips
+
+    def begin(
+        self,
+        prompts: list[str],
+        seed: int = 0,
+        settings: Sampling | None = None,
+        continue_from: str | Path | Tensor | None = None,
+    ) -> Generation:
+        """The state before the first new frame, for `frames`. Raises UserError as `generate` does."""
+        if not prompts:
+            raise UserError("no prompt given; write a sentence that says what to play")
+        given = None
+        if isinstance(continue_from, Tensor):
+            given = continue_from
+        elif continue_from is not None:
+            audio = read_audio(continue_from, self.codec.sample_rate)
+            given = self.codec.encode(audio[None].to(self.device))[:, : self.lm.config.num_codebooks]
+        if given is not None:
+            given = given.to(self.device).expand(len(prompts), -1, -1)
+        seeds = [seed + i for i in range(len(prompts))]
+        return begin(self.lm, self.text(prompts), self.text([""]), settings or Sampling(), seeds, given)
+
+    def stream(
+        self, prompt: str, seed: int = 0, settings: Sampling | None = None, continue_from: str | Path | Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """The codes [K] of one frame after another, without end."""
+        for codes in frames(self.lm, self.begin([prompt], seed, settings, continue_from)):
+            yield codes[0].cpu()
+
+    def frame_count(self, seconds: float) -> int:
+        """Frames T that make up `seconds`, at least one. Raises UserError unless 0 < seconds < infinity."""
+        if not 0 < seconds < float("inf"):
+            raise UserError(f"seconds must be above 0, got {seconds:g}")
+        return max(1, round(seconds * self.codec.frame_rate))
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.embedding[0].weight.device
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write a folder that `load` reads: the LM, and the codec in codec/."""
+        save_lm(folder, self.lm, self.config, dtype)
+        if self.config["codec"] == "codec":
+            self.codec.save_pretrained(Path(folder) / "codec")  # type: ignore[attr-defined]
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Upload as a model repository ("user/name"); returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+        return f"https://huggingface.co/{repository}"
+
+
+def save_lm(folder: str | Path, lm: MusicLM, config: dict, dtype: torch.dtype = torch.float32) -> None:
+    """Write config.json and model.safetensors. config: text, codec, codec_id, training (see `load`)."""
+    config = {"model_type": "ostinato", "lm": dataclasses.asdict(lm.config)} | config
+    write_model_folder(folder, config, {name: t.to(dtype) for name, t in lm.state_dict().items()})
+
+
+def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
+    """The language model of a folder and its config. Raises UserError if the folder is not a whole one."""
+    config, weights = read_model_folder(folder, "ostinato")
+    lm = MusicLM(build(LMConfig, config.get("lm", {}), f"{folder}: lm"))
+    try:
+        lm.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}") from error
+    return lm.eval(), config
+
+
+def resolve(name: str | Path | None) -> Path:
+    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded), or None for the shipped pack.
+
+    Raises UserError when there is no such thing or the hub cannot be reached.
+    """
+    if name is None:
+        if not (PACK / "config.json").is_file():
+            raise UserError("this installation has no pocket pack; name a model folder or a hub id with --model")
+        return PACK
+    folder = Path(name)
+    if folder.is_dir():
+        steps = sorted(p for p in folder.glob("step-*") if (p / "config.json").is_file())
+        return folder if (folder / "config.json").is_file() or not steps else steps[-1]
+    if folder.is_file():
+        raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
+    if str(name).count("/") != 1 or str(name).startswith((".", "/")):
+        raise UserError(f"there is no model folder {name}; give a folder, or a hub id as user/name")
+    try:
+        return Path(snapshot_download(str(name)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name} is no folder here and could not be had from the hub: {reason}") from error
+
+
+def load(name: str | Path | None = None, device: str | torch.device = "cpu") -> Ostinato:
+    """Load a model for generation: a folder, a hub id, or with no argument the pack that ships with Ostinato.
+
+    Raises UserError if it cannot be found or read, or was trained on a codec other than the one it names.
+    """
+    folder = resolve(name)
+    lm, config = load_lm(folder)
+    inside = folder / config["codec"]
+    codec = load_codec(str(inside) if inside.is_dir() else config["codec"], device)
+    found = fingerprint(codec)
+    if config.get("codec_id") and config["codec_id"] != found:
+        raise UserError(
+            f"{folder} was trained on codes of codec {config['codec_id']}, but {config['codec']} is {found}: "
+            "its codes mean other sounds; put the codec it was trained on in its codec/ folder"
+        )
+    return Ostinato(lm.to(device), load_text_encoder(config["text"], str(device)), codec, config)
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """What a checkpoint is, for `ostinato info`: rows of name and value. Raises UserError if it is not a model."""
+    config = read_config(folder)
+    if config.get("model_type") == "pocket":
+        codec = load_codec(str(folder))
+        count = sum(p.numel() for p in codec.parameters())  # type: ignore[attr-defined]
+        rows = {"type": "pocket codec", "parameters": f"{count / 1e6:.1f} M", "codec": codec_line(config["codec"])}
+        return rows | {"codec id": fingerprint(codec)} | training_rows(folder)
+    lm, config = load_lm(folder)
+    c = lm.config
+    rows = {
+        "type": "language model",
+        "variant": f"{c.variant} ({', '.join(lm.variant.sublayers)}; text by {lm.variant.text})",
+        "sizes": f"width {c.width}, {c.blocks} blocks, state {c.state}, feed-forward {c.feed_forward}",
+        "parameters": f"{sum(p.numel() for p in lm.parameters()) / 1e6:.1f} M",
+        "codebooks": f"{c.num_codebooks} of {c.codebook_size}, pattern {c.pattern}",
+        "codec": f"{config['codec']} ({config.get('codec_id') or 'unknown id'})",
+        "text encoder": f"{config['text']} ({c.text_width} wide)",
+    }
+    if (folder / "codec" / "config.json").is_file():
+        inner = read_config(folder / "codec")
+        rows["codec"] = f"{codec_line(inner['codec']) if 'codec' in inner else inner['model_type']}, in codec/"
+    return rows | training_rows(folder)
+
+
+def codec_line(codec: dict) -> str:
+    rate = codec["sample_rate"] / codec["hop"]
+    return f"pocket, {codec['sample_rate']} Hz, {rate:g} frames a second, {codec['num_codebooks']} codebooks"
+
+
+def training_rows(folder: Path) -> dict[str, str]:
+    """The training so far, from training.json of a checkpoint or `training` in config.json."""
+    path = folder / "training.json"
+    training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
+    return {"trained": f"{training['step']} steps, seed {training['seed']}"} if "step" in training else {}
+
+
+def copy_codec(source: str, folder: Path) -> str:
+    """Put a codec that is a local folder into `folder`/codec; returns what config.json should call it."""
+    if not Path(source).is_dir():
+        return source
+    (folder / "codec").mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(resolve(source) / name, folder / "codec" / name)
+    return "codec"

@@ -1,0 +1,261 @@
+"""The training loop, one for every task: schedule, accumulation, validation, checkpoints, resume.
+
+A task (`LMTask`, `CodecTask`) brings modules, data and losses. Everything random in a step is seeded by (seed, step,
+micro-batch, process), and the order of the clips is a function of the seed, so a resumed run repeats nothing and skips
+nothing without any generator being saved.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ostinato.audio import write_audio
+from ostinato.config import CodecRun, LMRun, Optimisation
+from ostinato.errors import UserError
+
+
+def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
+    """Run a config to its last step, continuing from the newest checkpoint in `run.output` unless `fresh`.
+
+    Returns the folder of the last checkpoint. Raises UserError if the data, the output folder or an earlier
+    checkpoint do not fit the config.
+    """
+    from ostinato.codec_task import CodecTask
+    from ostinato.lm_task import LMTask
+
+    output = Path(run.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ".writable").touch()
+        (output / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
+    hyper = run.train
+    accelerator = Accelerator(
+        mixed_precision=precision(hyper), log_with="tensorboard", project_dir=output, step_scheduler_with_optimizer=False
+    )
+    set_seed(hyper.seed)
+    if fresh and accelerator.is_main_process:
+        for old in checkpoints(output):
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    task: Any = LMTask(run, accelerator.device) if isinstance(run, LMRun) else CodecTask(run, accelerator.device)
+    return Loop(run, task, accelerator, output).run()
+
+
+def precision(hyper: Optimisation) -> str:
+    if hyper.precision == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return {"fp32": "no", "bf16": "bf16"}[hyper.precision]
+
+
+def learning_rate(step: int, hyper: Optimisation) -> float:
+    """Linear warm-up, then cosine to `final_learning_rate`, by optimizer step (counted from 0)."""
+    if step < hyper.warmup:
+        return hyper.learning_rate * (step + 1) / hyper.warmup
+    progress = (step - hyper.warmup) / max(1, hyper.steps - hyper.warmup)
+    low = hyper.final_learning_rate
+    return low + (hyper.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def optimizer_for(module: nn.Module, hyper: Optimisation) -> torch.optim.AdamW:
+    """AdamW; vectors and scalars (norms, biases, A_log, D) are not decayed."""
+    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": hyper.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=hyper.betas)
+
+
+def sample_order(size: int, batch: int, seed: int, first: int, rank: int, world: int) -> Iterator[list[int]]:
+    """Endless batches of clip numbers from micro-batch `first` on: a new permutation each pass over the data."""
+    position = first * batch * world
+    epoch, order = -1, []
+    while True:
+        chosen = []
+        for i in range(position, position + batch * world):
+            if i // size != epoch:
+                epoch = i // size
+                order = torch.randperm(size, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
+            chosen.append(order[i % size])
+        position += batch * world
+        yield chosen[rank * batch : (rank + 1) * batch]
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first."""
+    return sorted(p for p in output.glob("step-*") if (p / "training.json").is_file())
+
+
+class Loop:
+    def __init__(self, run: LMRun | CodecRun, task: Any, accelerator: Accelerator, output: Path):
+        self.run_config, self.task, self.accelerator, self.output = run, task, accelerator, output
+        self.hyper = run.train
+        self.optimizers = {name: optimizer_for(module, self.hyper) for name, module in task.modules.items()}
+        self.step = self.resume()
+        for name in task.modules:
+            task.modules[name], self.optimizers[name] = accelerator.prepare(task.modules[name], self.optimizers[name])
+        self.stop = False
+
+    def resume(self) -> int:
+        """Load the newest checkpoint, if any; returns the number of steps done."""
+        found = checkpoints(self.output)
+        if not found:
+            return 0
+        training = json.loads((found[-1] / "training.json").read_text())
+        for section in ("task", "model"):
+            was, now = training["run"][section], json.loads(json.dumps(dataclasses.asdict(self.run_config)))[section]
+            if was != now:
+                raise UserError(
+                    f"{found[-1]} was trained with {section} {was}, the config now says {now}; "
+                    "give another output folder, or --fresh to start over"
+                )
+        self.task.load(found[-1])
+        state = torch.load(found[-1] / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        return training["step"]
+
+    def run(self) -> Path:
+        hyper, accelerator = self.hyper, self.accelerator
+        console = Console(stderr=True)
+        if self.step >= hyper.steps:
+            console.print(f"{self.output} has its {hyper.steps} steps already")
+            return checkpoints(self.output)[-1]
+        accelerator.init_trackers("tensorboard")
+        if accelerator.is_main_process:
+            console.print(self.task.describe())
+            if self.step:
+                console.print(f"resuming from step {self.step}")
+        batches = iter(self.loader())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        previous = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
+                bar = progress.add_task("training", total=hyper.steps, completed=self.step)
+                began, first = time.monotonic(), self.step
+                while self.step < hyper.steps and not self.stop:
+                    metrics = self.optimise(batches)
+                    self.step += 1
+                    rate = (self.step - first) / (time.monotonic() - began)
+                    progress.update(bar, completed=self.step, description=f"loss {metrics['loss']:.4f} · {rate:.2f} steps/s")
+                    if self.step % hyper.log_every == 0:
+                        self.log({"steps_per_second": rate, **metrics}, "train")
+                    last = self.step == hyper.steps
+                    if self.step % hyper.validate_every == 0 or last:
+                        self.validate(progress.console)
+                    if self.step % hyper.checkpoint_every == 0 or last or self.stop:
+                        self.checkpoint()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            accelerator.end_training()
+        if self.stop:
+            console.print(f"interrupted: step {self.step} saved; the same command continues from it")
+            raise KeyboardInterrupt
+        return checkpoints(self.output)[-1]
+
+    def loader(self) -> DataLoader:
+        hyper, accelerator = self.hyper, self.accelerator
+        first = self.step * hyper.accumulation
+        order = sample_order(
+            len(self.task.data), hyper.batch, hyper.seed, first, accelerator.process_index, accelerator.num_processes
+        )
+        return DataLoader(
+            self.task.data, batch_sampler=order, num_workers=hyper.workers, collate_fn=self.task.collate  # type: ignore[arg-type]
+        )
+
+    def optimise(self, batches: Iterator) -> dict[str, float]:
+        """One optimizer step over `accumulation` micro-batches; returns the mean metrics."""
+        hyper, accelerator = self.hyper, self.accelerator
+        rate = learning_rate(self.step, hyper)
+        total: dict[str, float] = {}
+        for micro in range(hyper.accumulation):
+            seed = ((hyper.seed * 1_000_003 + self.step) * 1009 + micro) * 64 + accelerator.process_index
+            random.seed(seed)
+            torch.manual_seed(seed)
+            final = micro == hyper.accumulation - 1
+            modules = list(self.task.modules.values())
+            with nullcontext() if final else accelerator.no_sync(modules[0]):
+                metrics = self.task.backward(accelerator, next(batches), self.step, 1 / hyper.accumulation)
+            for name, value in metrics.items():
+                total[name] = total.get(name, 0.0) + value / hyper.accumulation
+        for name, optimizer in self.optimizers.items():
+            parameters = list(self.task.modules[name].parameters())
+            if all(p.grad is None for p in parameters):
+                continue
+            norm = float(accelerator.clip_grad_norm_(parameters, hyper.clip_norm))
+            if not math.isfinite(norm):
+                raise UserError(
+                    f"training diverged at step {self.step}: the gradient of {name} is {norm}; the last good checkpoint "
+                    f"stays in {self.output}; lower train.learning_rate (now {hyper.learning_rate}) and run again"
+                )
+            total[f"gradient_norm/{name}"] = norm
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        total["learning_rate"] = rate
+        return total
+
+    def log(self, metrics: dict[str, float], prefix: str) -> None:
+        self.accelerator.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=self.step)
+        if self.accelerator.is_main_process:
+            line = {"step": self.step, "kind": prefix, "time": round(time.time(), 1), **metrics}
+            with open(self.output / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+
+    def validate(self, console: Console) -> None:
+        torch.manual_seed(self.hyper.seed)
+        metrics = self.task.validate(self.accelerator)
+        self.log(metrics, "validation")
+        if self.accelerator.is_main_process:
+            shown = " · ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            console.print(f"step {self.step}: validation {shown}")
+
+    def checkpoint(self) -> None:
+        """Write step-XXXXXXX (model, optimizers, training.json) whole or not at all, prune old ones, render samples."""
+        accelerator = self.accelerator
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return
+        folder, temporary = self.output / f"step-{self.step:07d}", self.output / ".checkpoint"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        self.task.save(temporary, accelerator)
+        torch.save({name: o.state_dict() for name, o in self.optimizers.items()}, temporary / "optimizers.pt")
+        training = {"step": self.step, "seed": self.hyper.seed, "run": dataclasses.asdict(self.run_config)}
+        (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        for old in checkpoints(self.output)[: -self.hyper.keep]:
+            shutil.rmtree(old)
+        for name, audio, sample_rate in self.task.samples(accelerator):
+            samples = self.output / "samples" / folder.name
+            samples.mkdir(parents=True, exist_ok=True)
+            write_audio(samples / f"{name}.wav", audio, sample_rate)
+            for tracker in accelerator.trackers:
+                tracker.writer.add_audio(name, audio, self.step, sample_rate)  # type: ignore[attr-defined]
+
+    def interrupt(self, *_: Any) -> None:
+        self.stop = True
