@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ostinato.audio import AUDIO_SUFFIXES, EmptyAudio, loudness_db, read_audio, stream_audio, write_audio
+from ostinato.audio import AUDIO_SUFFIXES, EmptyAudio, check_output, loudness_db, read_audio, stream_audio, write_audio
 from ostinato.errors import UserError
 
 
@@ -182,6 +182,10 @@ def test_where_writing_is_refused(tmp_path):
     (tmp_path / "taken.wav").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         write_audio(tmp_path / "taken.wav", tone(), 44100)
+    for name in ("a.mp3", "none/a.wav", "taken.wav"):
+        with pytest.raises(UserError, match="cannot write"):
+            check_output(tmp_path / name)
+    check_output(tmp_path / "a.ogg")
     assert os.listdir(tmp_path) == ["taken.wav"]
 
 

@@ -241,6 +241,8 @@ def test_other_settings_are_refused_and_named(folder, tmp_path):
     with pytest.raises(UserError, match="kind codes there, pcm asked"):
         prepared(folder, tmp_path / "out", codec=False)
     assert len(contents(tmp_path / "out")) == 18
+    prepared(folder, tmp_path / "out", codec_name="moved/level")
+    assert open_store(tmp_path / "out").info["codec"] == "moved/level"
 
 
 def test_a_second_run_does_nothing_and_a_third_only_what_is_new(folder, tmp_path, monkeypatch):

@@ -113,6 +113,18 @@ def stream_audio(path: str | os.PathLike, sample_rate: int, clip_seconds: float)
             raise EmptyAudio(f"{path} holds no samples: leave it out or fetch it again")
 
 
+def check_output(path: str | os.PathLike) -> None:
+    """Raise the UserError that `write_audio` would for this name, before there is audio: another suffix, or a folder
+    that is missing or not writable."""
+    path = Path(path)
+    if path.suffix.lower() not in WRITTEN_AS:
+        raise UserError(f"cannot write {path.name!r}: end the name in .wav, .flac or .ogg")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: no folder {path.parent}; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: it is a folder, or its folder is not writable; choose another place")
+
+
 def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, comment: str | None = None) -> None:
     """Write mono audio, clipped to [-1, 1]; the suffix chooses WAV or FLAC (both 16-bit PCM) or OGG (Vorbis).
 
@@ -123,15 +135,12 @@ def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, commen
         ValueError for another shape.
     """
     path = Path(path)
-    if path.suffix.lower() not in WRITTEN_AS:
-        raise UserError(f"cannot write {path.name!r}: end the name in .wav, .flac or .ogg")
+    check_output(path)
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[0] != 1):
         raise ValueError(f"write_audio takes [samples] or [1, samples], not {list(audio.shape)}")
     samples = audio.detach().to("cpu", torch.float32).reshape(-1)
     if not samples.isfinite().all():
         raise UserError(f"not writing {path}: the audio holds samples that are not finite numbers")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: no folder {path.parent}; make it first")
     form, subtype = WRITTEN_AS[path.suffix.lower()]
     if subtype == "VORBIS" and sample_rate > 200_000:  # libsndfile crashes the process there
         raise UserError(f"cannot write {path} at {sample_rate} Hz: Vorbis ends at 200000, use .wav")

@@ -227,15 +227,16 @@ def _only_writer(out: Path) -> Iterator[None]:
 
 
 def _agree(out: Path, info: dict) -> None:
-    """Write store.json, or check `info` against it. Settings of a store that has no shard yet may still change."""
+    """Write store.json, or check `info` against it. Settings of a store that has no shard yet may still change, and so
+    may the name of a codec that its codec_id proves the same (a moved folder)."""
     for litter in out.glob("clips-*.parquet.tmp"):
         litter.unlink()
     old = read_info(out) or {}
     shards = shard_files(out)
     if shards and not old:
         raise UserError(f"{out} has clips but no store.json: prepare into a new folder")
-    if shards and old != info:
-        keys = [key for key in {**old, **info} if old.get(key) != info.get(key)]
+    keys = [key for key in {**old, **info} if old.get(key) != info.get(key)]
+    if shards and keys and not (keys == ["codec"] and info["codec_id"]):
         differ = ", ".join(f"{key} {old.get(key)} there, {info.get(key)} asked" for key in keys)
         raise UserError(f"{out} was made with other settings ({differ}): use those, or prepare into a new folder")
     if old != info:
