@@ -37,6 +37,7 @@ def _open(path: Path) -> sf.SoundFile:
     try:
         if path.stat().st_size == 0:
             raise EmptyAudio(f"{path} is empty (0 bytes): leave it out or fetch it again")
+        path.open("rb").close()  # says why, where libsndfile says "System error"
         return sf.SoundFile(path)
     except (sf.LibsndfileError, OSError) as error:
         raise _unreadable(path, error) from error

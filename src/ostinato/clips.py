@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
@@ -96,6 +97,8 @@ def _sounding(file: Path, record: Record, info: dict) -> Iterator[tuple[float, T
         record.outcome, record.message = "empty", str(error)
     except UserError as error:
         record.outcome, record.message = "broken", str(error)
+        if not os.access(file, os.R_OK):
+            record.mtime = -1  # so that it is tried again: giving permission leaves the file's own time
 
 
 @torch.inference_mode()
