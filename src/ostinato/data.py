@@ -101,7 +101,8 @@ def prepare(
 
     Run again, it does only new and changed files (by size and time), replaces the clips of changed ones, and brings
     edited captions into the store without encoding again. Clips of files deleted from `folder` stay. A broken file is
-    tried again when it has changed or become readable. A file is known by its path relative to `folder`: keep one store for one folder.
+    tried again when it has changed or become readable. A file is known by its path relative to `folder`: keep one store
+    for one folder.
 
     Args:
         codec_name, codec_id: kept in store.json; codec_id (`codec.fingerprint`) says which weights made the codes.
