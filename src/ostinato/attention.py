@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         return KVState(empty, empty.clone(), weight.new_zeros(b, 256, dtype=torch.bool))
 
     def forward(self, u: Tensor, state: KVState | None = None, mask: Tensor | None = None) -> Tensor:
-        """Causal attention, u [b, T, d] -> [b, T, d]; `state`, if given, is carried on. mask [b, T]: False at padding."""
+        """Causal: u [b, T, d] -> [b, T, d]; `state`, if given, is carried on. mask [b, T], False at padding."""
         T, dropout = u.shape[1], self.dropout if self.training else 0.0
         q, k, v = self.in_proj(u).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if state is None and mask is None:
@@ -64,7 +64,9 @@ class SelfAttention(nn.Module):
         causal = torch.ones(T, end, dtype=torch.bool, device=u.device).tril(end - T)
         # Padding sees itself, so that no row is without a key; nothing real ever sees padding.
         allowed = (causal & state.mask[:, None, None, :end]) | causal.triu(end - T)
-        y = F.scaled_dot_product_attention(q, state.k[:, :, :end].to(q.dtype), state.v[:, :, :end].to(q.dtype), allowed, dropout)
+        y = F.scaled_dot_product_attention(
+            q, state.k[:, :, :end].to(q.dtype), state.v[:, :, :end].to(q.dtype), allowed, dropout
+        )
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
     def step(self, u: Tensor, state: KVState) -> Tensor:

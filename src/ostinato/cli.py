@@ -14,10 +14,15 @@ from rich.table import Table
 from ostinato.errors import UserError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Text to music with state-space models."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Text to music with state-space models.",
 )
 console = Console(stderr=True)
-Model = Annotated[str | None, typer.Option(help="A model folder, a run's folder, or a hub id; default: the pocket pack.")]
+Model = Annotated[
+    str | None, typer.Option(help="A model folder, a run's folder, or a hub id; default: the pocket pack.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
 
@@ -59,7 +64,9 @@ def generate(
         for done, frame in enumerate(islice(frames(loaded.lm, generation), count), 1):
             codes.append(frame)
             speed = (time.monotonic() - began) / (done / rate)
-            progress.update(bar, completed=done, shown=f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}")
+            progress.update(
+                bar, completed=done, shown=f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}"
+            )
     whole = torch.cat([generation.given, torch.stack(codes, 2)], 2)
     clip = Clip(loaded.codec.decode(whole)[0].cpu(), loaded.codec.sample_rate, whole[0].cpu(), prompt)
     spent = time.monotonic() - began
@@ -102,7 +109,9 @@ def prepare(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
-    setting: Annotated[list[str] | None, typer.Option("--set", help="key=value over the config, such as train.steps=500.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the config, such as train.steps=500.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's checkpoints and start over.")] = False,
 ) -> None:
     """Train a language model or the pocket codec. The same command again goes on from the newest checkpoint."""
@@ -115,7 +124,9 @@ def train(
 
 
 @app.command()
-def info(model: Annotated[str | None, typer.Argument(help="A model folder, a run's folder, or a hub id.")] = None) -> None:
+def info(
+    model: Annotated[str | None, typer.Argument(help="A model folder, a run's folder, or a hub id.")] = None,
+) -> None:
     """Say what a checkpoint is."""
     from ostinato.model import describe, resolve
 

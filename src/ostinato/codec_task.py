@@ -37,7 +37,9 @@ class CodecTask:
         self.run, self.device = run, device
         store = open_store(run.data)
         if store.info["kind"] != "pcm":
-            raise UserError(f"{run.data} holds codes, a codec trains on audio: ostinato prepare FOLDER OUT --codec none")
+            raise UserError(
+                f"{run.data} holds codes, a codec trains on audio: ostinato prepare FOLDER OUT --codec none"
+            )
         if store.info["sample_rate"] != run.model.sample_rate:
             raise UserError(
                 f"{run.data} is at {store.info['sample_rate']} Hz, the codec at {run.model.sample_rate} Hz; "
@@ -112,7 +114,9 @@ class CodecTask:
         for i in range(0, len(self.held_out), max(1, len(self.held_out) // 2))[:2]:
             audio = self.held_out.pcm(i, 0, 5 * codec.sample_rate)
             out.append((f"{i}-original", audio, codec.sample_rate))
-            out.append((f"{i}-codec", codec.decode(codec.encode(audio[None].to(self.device)))[0].cpu(), codec.sample_rate))
+            out.append(
+                (f"{i}-codec", codec.decode(codec.encode(audio[None].to(self.device)))[0].cpu(), codec.sample_rate)
+            )
         codec.train()
         return out
 

@@ -76,7 +76,7 @@ class CodecRun:
     train: Optimisation = field(default_factory=Optimisation)
 
 
-RUNS = {"lm": LMRun, "codec": CodecRun}
+RUNS: dict[str, type] = {"lm": LMRun, "codec": CodecRun}
 T = TypeVar("T")
 
 
@@ -102,7 +102,9 @@ def read_config(path: str | Path) -> dict:
 
 
 def merge(base: dict, over: dict) -> dict:
-    both = {k: merge(base[k], v) if isinstance(base.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()}
+    both = {
+        k: merge(base[k], v) if isinstance(base.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()
+    }
     return base | both
 
 
@@ -130,10 +132,16 @@ def load_run(path: str | Path, settings: Sequence[str] = ()) -> LMRun | CodecRun
     task = values.get("task", "lm")
     if task not in RUNS:
         raise UserError(f"{path}: unknown task {task!r}; {nearest(str(task), list(RUNS))}")
-    run = build(RUNS[task], values, "")
-    check(run.train.steps >= 1 and run.train.batch >= 1 and run.train.accumulation >= 1, "train.steps, batch and accumulation must be at least 1")
+    run: LMRun | CodecRun = build(RUNS[task], values, "")
+    check(
+        run.train.steps >= 1 and run.train.batch >= 1 and run.train.accumulation >= 1,
+        "train.steps, batch and accumulation must be at least 1",
+    )
     check(run.clip_seconds > 0, f"clip_seconds must be above 0, got {run.clip_seconds}")
-    check(run.train.precision in ("auto", "fp32", "bf16"), f"train.precision must be auto, fp32 or bf16, got {run.train.precision!r}")
+    check(
+        run.train.precision in ("auto", "fp32", "bf16"),
+        f"train.precision must be auto, fp32 or bf16, got {run.train.precision!r}",
+    )
     return run
 
 

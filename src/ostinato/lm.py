@@ -3,8 +3,9 @@
 Read this file first, then `mamba.py`, `ssd.py` and `sampling.py`.
 """
 
+import copy
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -78,11 +79,10 @@ class LMState:
     position: Tensor  # [b] int64: steps done, the prefix counted
 
     def clone(self) -> "LMState":
-        copies = []
-        for layer in self.layers:
-            names = [f.name for f in fields(layer)] if layer is not None else []
-            values = {n: v.clone() if isinstance(v := getattr(layer, n), Tensor) else v for n in names}
-            copies.append(replace(layer, **values) if layer is not None else None)
+        copies = [copy.copy(layer) for layer in self.layers]
+        for layer in copies:
+            for name, value in vars(layer).items() if layer is not None else ():
+                setattr(layer, name, value.clone() if isinstance(value, Tensor) else value)
         return LMState(copies, self.position.clone())
 
     def tensors(self) -> dict[str, Tensor]:
@@ -213,6 +213,10 @@ class MusicLM(nn.Module):
         for layer, s in zip(self.layers, state.layers, strict=True):
             x = layer.step(x, s)  # type: ignore[operator]
         return self.logits(x.unsqueeze(1)).squeeze(2)
+
+    @property
+    def device(self) -> torch.device:
+        return self.condition_linear.weight.device
 
     def embed(self, steps: Tensor) -> Tensor:
         """[b, K, S] -> [b, S, d], the sum over codebooks."""

@@ -70,7 +70,7 @@ class LMTask:
         if store.info["kind"] != "codes":
             raise UserError(f"{run.data} holds audio, a language model trains on codes: ostinato prepare --codec ...")
         K, size = run.model.num_codebooks, run.model.codebook_size
-        if K > store.info["num_codebooks"] or size != store.info["codebook_size"]:
+        if store.info["num_codebooks"] < K or size != store.info["codebook_size"]:
             raise UserError(
                 f"the model wants {K} codebooks of {size}, {run.data} has {store.info['num_codebooks']} of "
                 f"{store.info['codebook_size']}; set model.num_codebooks and model.codebook_size"
@@ -94,8 +94,8 @@ class LMTask:
     def describe(self) -> str:
         c = self.run.model
         return (
-            f"{c.variant}, {count_parameters(self.lm) / 1e6:.1f} M parameters, {c.num_codebooks} codebooks ({c.pattern}), "
-            f"{len(self.data)} clips, {len(self.held_out)} held out"
+            f"{c.variant}, {count_parameters(self.lm) / 1e6:.1f} M parameters, {c.num_codebooks} codebooks "
+            f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out"
         )
 
     def collate(self, items: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
@@ -111,7 +111,9 @@ class LMTask:
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return text, torch.arange(text.shape[1], device=self.device) < lengths[:, None]
 
-    def backward(self, accelerator: Any, batch: tuple[Tensor, Tensor, list[str]], step: int, scale: float) -> dict[str, float]:
+    def backward(
+        self, accelerator: Any, batch: tuple[Tensor, Tensor, list[str]], step: int, scale: float
+    ) -> dict[str, float]:
         inputs, targets, captions = batch
         text, mask = self.encode_text(captions)
         logits = self.modules["lm"](inputs.to(self.device), text, mask)
@@ -153,11 +155,12 @@ class LMTask:
     def load(self, folder: Path) -> None:
         lm, config = load_lm(folder)
         if config["codec_id"] != self.codec_id:
-            raise UserError(f"{folder} was trained on codec {config['codec_id']}, {self.run.data} is of {self.codec_id}")
+            raise UserError(
+                f"{folder} was trained on codec {config['codec_id']}, {self.run.data} is of {self.codec_id}"
+            )
         self.lm.load_state_dict(lm.state_dict())
 
 
 def slug(text: str) -> str:
     """A file name from a prompt."""
     return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())[:40]
-

@@ -32,7 +32,9 @@ class GatedNorm(nn.Module):
 class Mamba2(nn.Module):
     """width d, SSM state n, expand, head width p, convolution length, chunk length q of the parallel form."""
 
-    def __init__(self, width: int, state: int = 512, expand: int = 2, head_width: int = 64, conv: int = 4, chunk: int = 64):
+    def __init__(
+        self, width: int, state: int = 512, expand: int = 2, head_width: int = 64, conv: int = 4, chunk: int = 64
+    ):
         super().__init__()
         self.inner, self.n, self.p, self.chunk = expand * width, state, head_width, chunk
         if self.inner % head_width:
@@ -82,14 +84,14 @@ class Mamba2(nn.Module):
         dt = F.softplus(dt.to(self.A_log.dtype) + self.dt_bias)
         window = torch.cat([state.conv, xBC.unsqueeze(1)], 1)
         state.conv = window[:, 1:]
-        xBC = F.silu((window * self.conv1d.weight.squeeze(1).T).sum(1) + self.conv1d.bias)
+        xBC = F.silu((window * self.conv1d.weight.squeeze(1).T).sum(1) + self.conv1d.bias)  # type: ignore[operator]
         x, B, C = xBC.split([self.inner, self.n, self.n], -1)
         x = x.unflatten(-1, (self.h, self.p))
         y = ssd_step(x, dt, -self.A_log.exp(), B, C, state.ssm) + x * self.D.unsqueeze(-1)
         return self.out_proj(self.norm(y.flatten(1), z))
 
     def last_inputs(self, window: Tensor, mask: Tensor | None) -> Tensor:
-        """The convolution's memory after the last real frame: window [b, conv - 1 + T, channels] -> [b, conv - 1, .]."""
+        """The convolution's memory after the last real frame: window [b, conv - 1 + T, .] -> [b, conv - 1, .]."""
         keep = self.conv1d.kernel_size[0] - 1
         if mask is None:
             return window[:, window.shape[1] - keep :]

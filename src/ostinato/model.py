@@ -94,7 +94,11 @@ class Ostinato:
         return begin(self.lm, self.text(prompts), self.text([""]), settings or Sampling(), seeds, given)
 
     def stream(
-        self, prompt: str, seed: int = 0, settings: Sampling | None = None, continue_from: str | Path | Tensor | None = None
+        self,
+        prompt: str,
+        seed: int = 0,
+        settings: Sampling | None = None,
+        continue_from: str | Path | Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The codes [K] of one frame after another, without end."""
         for codes in frames(self.lm, self.begin([prompt], seed, settings, continue_from)):
@@ -108,7 +112,7 @@ class Ostinato:
 
     @property
     def device(self) -> torch.device:
-        return self.lm.embedding[0].weight.device
+        return self.lm.device
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that `load` reads: the LM, and the codec in codec/."""
@@ -143,7 +147,9 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
     try:
         lm.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}") from error
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return lm.eval(), config
 
 

@@ -51,7 +51,9 @@ def draw(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) 
         beyond = ordered.cumsum(-1) - ordered >= settings.top_p  # keeps the code that crosses top_p
         logits = logits.masked_fill(beyond.gather(-1, order.argsort(-1)), float("-inf"))
     # The Gumbel-max trick, as a race: argmax of p / e with e exponential is a draw from p.
-    noise = torch.stack([torch.empty_like(row).exponential_(generator=g) for row, g in zip(logits, generators, strict=True)])
+    noise = torch.stack(
+        [torch.empty_like(row).exponential_(generator=g) for row, g in zip(logits, generators, strict=True)]
+    )
     return (logits.softmax(-1) / noise).argmax(-1)
 
 
@@ -68,7 +70,10 @@ class Generation:
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file."""
-        tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {"given": self.given, "recent": self.recent}
+        tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {
+            "given": self.given,
+            "recent": self.recent,
+        }
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
         metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path, metadata)
@@ -76,7 +81,7 @@ class Generation:
     @classmethod
     def load(cls, path: str | Path, lm: MusicLM) -> "Generation":
         """Read what `save` wrote, for the same model. Raises UserError if the file is not that."""
-        device = lm.embedding[0].weight.device
+        device = lm.device
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -49,7 +49,10 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
     hyper = run.train
     accelerator = Accelerator(
-        mixed_precision=precision(hyper), log_with="tensorboard", project_dir=output, step_scheduler_with_optimizer=False
+        mixed_precision=precision(hyper),
+        log_with="tensorboard",
+        project_dir=output,
+        step_scheduler_with_optimizer=False,
     )
     set_seed(hyper.seed)
     if fresh and accelerator.is_main_process:
@@ -144,7 +147,13 @@ class Loop:
             if self.step:
                 console.print(f"resuming from step {self.step}")
         batches = iter(self.loader())
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         previous = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
@@ -154,7 +163,9 @@ class Loop:
                     metrics = self.optimise(batches)
                     self.step += 1
                     rate = (self.step - first) / (time.monotonic() - began)
-                    progress.update(bar, completed=self.step, description=f"loss {metrics['loss']:.4f} · {rate:.2f} steps/s")
+                    progress.update(
+                        bar, completed=self.step, description=f"loss {metrics['loss']:.4f} · {rate:.2f} steps/s"
+                    )
                     if self.step % hyper.log_every == 0:
                         self.log({"steps_per_second": rate, **metrics}, "train")
                     last = self.step == hyper.steps
@@ -178,7 +189,10 @@ class Loop:
             len(self.task.data), hyper.batch, hyper.seed, first, accelerator.process_index, accelerator.num_processes
         )
         return DataLoader(
-            self.task.data, batch_sampler=order, num_workers=hyper.workers, collate_fn=self.task.collate  # type: ignore[arg-type]
+            self.task.data,
+            batch_sampler=order,
+            num_workers=hyper.workers,
+            collate_fn=self.task.collate,  # type: ignore[arg-type]
         )
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
@@ -203,8 +217,8 @@ class Loop:
             norm = float(accelerator.clip_grad_norm_(parameters, hyper.clip_norm))
             if not math.isfinite(norm):
                 raise UserError(
-                    f"training diverged at step {self.step}: the gradient of {name} is {norm}; the last good checkpoint "
-                    f"stays in {self.output}; lower train.learning_rate (now {hyper.learning_rate}) and run again"
+                    f"training diverged at step {self.step}: the gradient of {name} is {norm}; the last "
+                    f"checkpoint is good: lower train.learning_rate (now {hyper.learning_rate}) and run again"
                 )
             total[f"gradient_norm/{name}"] = norm
             for group in optimizer.param_groups:
@@ -222,6 +236,8 @@ class Loop:
                 log.write(json.dumps(line) + "\n")
 
     def validate(self, console: Console) -> None:
+        if not len(self.task.held_out):  # a small folder may have no clip in its validation split
+            return
         torch.manual_seed(self.hyper.seed)
         metrics = self.task.validate(self.accelerator)
         self.log(metrics, "validation")
