@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ostinato.attention import CrossAttention, KVState, SelfAttention, TextState
 from ostinato.errors import UserError
+from ostinato.linear import Linear
 from ostinato.mamba import Mamba2, MambaState
 from ostinato.patterns import make_pattern
 
@@ -106,7 +107,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
-        self.up, self.down, self.dropout = nn.Linear(width, hidden), nn.Linear(hidden, width), nn.Dropout(dropout)
+        self.up, self.down, self.dropout = Linear(width, hidden), Linear(hidden, width), nn.Dropout(dropout)
 
     def forward(self, x: Tensor, state: None = None, mask: Tensor | None = None) -> Tensor:
         return self.down(self.dropout(F.gelu(self.up(x))))
@@ -162,7 +163,7 @@ class MusicLM(nn.Module):
         kinds = self.variant.sublayers * config.blocks
         self.layers = nn.ModuleList(SubLayer(kind, config) for kind in kinds)
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
-        self.lm_head = nn.ModuleList(nn.Linear(config.width, V, bias=False) for _ in range(K))
+        self.lm_head = nn.ModuleList(Linear(config.width, V, bias=False) for _ in range(K))
         self.positions = config.positions or self.variant.positions
         self.initialise()
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostinato.linear import Linear
 from ostinato.ssd import ssd, ssd_step
 
 
@@ -41,7 +42,7 @@ class Mamba2(nn.Module):
             raise ValueError(f"expand * width = {self.inner} is not a multiple of head_width {head_width}")
         self.h = self.inner // head_width
         channels = self.inner + 2 * state
-        self.in_proj = nn.Linear(width, self.inner + channels + self.h, bias=False)  # z, x, B, C, dt
+        self.in_proj = Linear(width, self.inner + channels + self.h, bias=False)  # z, x, B, C, dt
         self.conv1d = nn.Conv1d(channels, channels, conv, groups=channels)
         # A in [-16, -1] and softplus(dt_bias) log-uniform in [0.001, 0.1]: time constants of 1 to 1000 frames.
         dt = torch.exp(torch.rand(self.h) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
@@ -49,7 +50,7 @@ class Mamba2(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.h).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.h))
         self.norm = GatedNorm(self.inner)
-        self.out_proj = nn.Linear(self.inner, width, bias=False)
+        self.out_proj = Linear(self.inner, width, bias=False)
 
     def empty_state(self, b: int) -> MambaState:
         weight = self.in_proj.weight
