@@ -89,6 +89,11 @@ class Ostinato:
             audio = read_audio(continue_from, self.codec.sample_rate)
             given = self.codec.encode(audio[None].to(self.device))[:, : self.lm.config.num_codebooks]
         if given is not None:
+            K, size = self.lm.config.num_codebooks, self.lm.config.codebook_size
+            if given.ndim != 3 or given.shape[1] != K or len(given) not in (1, len(prompts)):
+                raise UserError(f"codes to continue from should be [1, {K}, frames], got {list(given.shape)}")
+            if given.numel() and (given.min() < 0 or given.max() >= size):
+                raise UserError(f"codes to continue from should be 0 to {size - 1}, got {given.min()} to {given.max()}")
             given = given.to(self.device).expand(len(prompts), -1, -1)
         seeds = [seed + i for i in range(len(prompts))]
         return begin(self.lm, self.text(prompts), self.text([""]), settings or Sampling(), seeds, given)

@@ -1,6 +1,7 @@
 """Sampling: guidance, temperature, top-k and top-p, and the loop that draws frame after frame."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature must be 0 (always the likeliest code) or above, got {self.temperature}")
         if self.top_k < 0:
             raise UserError(f"top-k must be 0 (all codes) or above, got {self.top_k}")
@@ -76,11 +79,12 @@ class Generation:
         }
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
         metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path, metadata)
+        # Copies: sub-layers share the mask of the text, and a file must not.
+        save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path, lm: MusicLM) -> "Generation":
-        """Read what `save` wrote, for the same model. Raises UserError if the file is not that."""
+        """Read what `save` wrote, for the same model. Raises UserError if the file is not that, or of other sizes."""
         device = lm.device
         try:
             with safe_open(path, "pt") as file:
@@ -93,12 +97,30 @@ class Generation:
                 generators[-1].set_state(tensors[f"generator.{i}"])
             tensors = {name: t.to(device) for name, t in tensors.items()}
             position = tensors["lm.position"]
-            text = torch.zeros(len(position), 1, lm.config.text_width, device=device)
+            text = lm.condition_linear.weight.new_zeros(len(position), 1, lm.config.text_width)
             state = lm.start(text, torch.ones(len(position), 1, dtype=torch.bool, device=device))
-            state.load_tensors({name[3:]: t for name, t in tensors.items() if name.startswith("lm.")})
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            saved = {name[3:]: t for name, t in tensors.items() if name.startswith("lm.")}
+            if sizes(saved) != sizes(state.tensors()) or tensors["recent"].shape[2] != window(lm):
+                raise ValueError("it was made by one of other sizes")
+            state.load_tensors(saved)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is not a saved generation of this model ({error})") from error
         return cls(settings, generators, state, tensors["given"], tensors["recent"], done)
+
+
+def sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    """Shapes of a state's tensors, but for how many frames or tokens its keys, values and masks hold."""
+    lengths = {"k": 2, "v": 2, "mask": 1}
+    found = {}
+    for name, t in tensors.items():
+        varying = lengths.get(name.rpartition(".")[2])
+        found[name] = [size for i, size in enumerate(t.shape) if i != varying]
+    return found
+
+
+def window(lm: MusicLM) -> int:
+    """Steps that a frame's codes are spread over."""
+    return lm.pattern.offset * (lm.config.num_codebooks - 1) + 1
 
 
 @torch.no_grad()
@@ -120,9 +142,8 @@ def begin(
         embeddings, mask = both_branches(text, empty)
     device = embeddings.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    window = lm.pattern.offset * (K - 1) + 1
     given = torch.zeros(b, K, 0, dtype=torch.long, device=device) if given is None else given
-    recent = torch.full((b, K, window), lm.special, device=device)
+    recent = torch.full((b, K, window(lm)), lm.special, device=device)
     generation = Generation(settings, generators, lm.start(embeddings, mask), given, recent)
     whole = lm.pattern.stride * given.shape[2]  # steps at which the given codes leave nothing to draw
     if whole:
@@ -130,7 +151,7 @@ def begin(
         fed = torch.cat([recent[:, :, -1:], steps[:, :, :-1]], 2)
         for part in fed.split(1024, 2):  # bounded memory for a long prompt
             lm.extend(part.repeat(len(embeddings) // b, 1, 1), generation.state)
-        generation.recent = torch.cat([recent, steps], 2)[:, :, -window:]
+        generation.recent = torch.cat([recent, steps], 2)[:, :, -window(lm) :]
         generation.done = whole
     return generation
 
@@ -152,7 +173,7 @@ def frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     """
     g, pattern, K, special = generation, lm.pattern, lm.config.num_codebooks, lm.special
     T0, branches = g.given.shape[2], 1 if g.settings.guidance == 1 else 2
-    window = g.recent.shape[2]
+    w = g.recent.shape[2]
     while True:
         logits = lm.step(g.recent[:, :, -1].repeat(branches, 1), g.state)
         logits = guide(logits, g.settings.guidance) if branches == 2 else logits
@@ -163,8 +184,8 @@ def frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
                 codes[:, k] = special
             elif t < T0:
                 codes[:, k] = g.given[:, k, t]
-        g.recent = torch.cat([g.recent[:, :, 1:], codes.unsqueeze(-1)], 2) if window > 1 else codes.unsqueeze(-1)
+        g.recent = torch.cat([g.recent[:, :, 1:], codes.unsqueeze(-1)], 2) if w > 1 else codes.unsqueeze(-1)
         g.done += 1
         t = pattern.frame(g.done - 1, K - 1)
         if t is not None and t >= T0:
-            yield torch.stack([g.recent[:, k, window - 1 - pattern.offset * (K - 1 - k)] for k in range(K)], 1)
+            yield torch.stack([g.recent[:, k, w - 1 - pattern.offset * (K - 1 - k)] for k in range(K)], 1)
