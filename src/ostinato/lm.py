@@ -35,7 +35,7 @@ VARIANTS = {  # Figure 1 of the paper, (a) to (d)
 
 @dataclass(frozen=True)
 class LMConfig:
-    """Sizes default to the paper's (section IV-A). The last four are conventions of the authors' checkpoints."""
+    """Sizes default to the paper's (section IV-A). The last six serve the authors' checkpoints (`official.py`)."""
 
     variant: str = "prefix-simba"
     num_codebooks: int = 1  # K
@@ -53,9 +53,11 @@ class LMConfig:
     conv: int = 4
     chunk: int = 64  # q
     norm: str = "rms"  # or "layer"
-    positions: str = ""  # "none" or "sinusoidal"; default: the variant's
-    condition_norm: bool = False  # a norm after the projection of the text
+    positions: str = ""  # "none", "sinusoidal", or "audiocraft", MusicGen's layout of it; default: the variant's
+    condition_norm: bool = False  # a layer norm after the projection of the text
     final_norm: bool = True
+    text_positions: bool = False  # cross-attention reads the text with positions added, RMS-normed
+    attention_bias: bool = False  # of the output projection of attention
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -64,8 +66,8 @@ class LMConfig:
             raise UserError(f"unknown variant {self.variant!r}; {nearest(self.variant, list(VARIANTS))}")
         if self.norm not in ("rms", "layer"):
             raise UserError(f"norm must be rms or layer, got {self.norm!r}")
-        if self.positions not in ("", "none", "sinusoidal"):
-            raise UserError(f"positions must be none or sinusoidal, got {self.positions!r}")
+        if self.positions not in ("", "none", "sinusoidal", "audiocraft"):
+            raise UserError(f"positions must be none, sinusoidal or audiocraft, got {self.positions!r}")
         make_pattern(self.pattern, self.num_codebooks)
 
 
@@ -136,6 +138,8 @@ class SubLayer(nn.Module):
             self.mixer = CrossAttention(c.width, c.heads, c.dropout)
         else:
             self.mixer = FeedForward(c.width, c.feed_forward, c.dropout)
+        if c.attention_bias and kind.endswith("attention"):
+            self.mixer.out_proj = Linear(c.width, c.width)
 
     def forward(self, x: Tensor, state: State, mask: Tensor | None) -> Tensor:
         return x + self.dropout(self.mixer(self.norm(x), state, mask))
@@ -159,7 +163,7 @@ class MusicLM(nn.Module):
         self.special, K, V = config.codebook_size, config.num_codebooks, config.codebook_size + 1
         self.embedding = nn.ModuleList(nn.Embedding(V, config.width) for _ in range(K))
         self.condition_linear = nn.Linear(config.text_width, config.width)
-        self.condition_norm = make_norm(config) if config.condition_norm else nn.Identity()
+        self.condition_norm = nn.LayerNorm(config.width) if config.condition_norm else nn.Identity()
         kinds = self.variant.sublayers * config.blocks
         self.layers = nn.ModuleList(SubLayer(kind, config) for kind in kinds)
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
@@ -229,6 +233,8 @@ class MusicLM(nn.Module):
     def text_states(self, text: Tensor, mask: Tensor) -> list[State]:
         """A state for each sub-layer: the keys and values of the text for cross-attention, None for others."""
         condition = self.condition(text) if self.variant.text == "cross" else text
+        if self.config.text_positions:  # the norm's weight, where there is one, is part of kv_proj
+            condition = F.rms_norm(self.place(condition, mask), condition.shape[-1:], eps=1e-5)
         cross = [layer.mixer if layer.kind == "cross-attention" else None for layer in self.layers]
         return [m.text_state(condition, mask) if isinstance(m, CrossAttention) else None for m in cross]
 
@@ -242,7 +248,7 @@ class MusicLM(nn.Module):
             position = (mask.cumsum(1) - 1).clamp(min=0)
         if first is not None:
             position = position + first.unsqueeze(1)
-        return x + sinusoids(position, x.shape[-1]).to(x.dtype)
+        return x + sinusoids(position, x.shape[-1], self.positions).to(x.dtype)
 
     def backbone(self, x: Tensor, states: list[State], mask: Tensor | None) -> Tensor:
         for layer, state in zip(self.layers, states, strict=True):
@@ -261,10 +267,16 @@ def pad_left(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return x.gather(1, order.unsqueeze(-1).expand_as(x)), mask.gather(1, order)
 
 
-def sinusoids(position: Tensor, width: int) -> Tensor:
-    """position [b, T] -> [b, T, width]: sines and cosines in turn, wavelengths 2 pi to 20000 pi (Vaswani et al.)."""
-    rate = torch.exp(torch.arange(0, width, 2, device=position.device) * (-math.log(10000.0) / width))
+def sinusoids(position: Tensor, width: int, layout: str = "sinusoidal") -> Tensor:
+    """position [b, T] -> [b, T, width]: sines and cosines, wavelengths 2 pi to 20000 pi (Vaswani et al.).
+
+    layout "sinusoidal": in turn; "audiocraft": all cosines, then all sines, the last wavelength 20000 pi exactly.
+    """
+    last = width if layout == "sinusoidal" else max(2, width - 2)
+    rate = torch.exp(torch.arange(0, width, 2, device=position.device) * (-math.log(10000.0) / last))
     angle = position.unsqueeze(-1) * rate
+    if layout == "audiocraft":
+        return torch.cat([angle.cos(), angle.sin()], -1)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
 

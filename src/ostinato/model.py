@@ -234,7 +234,10 @@ def training_rows(folder: Path) -> dict[str, str]:
     """The training so far, from training.json of a checkpoint or `training` in config.json."""
     path = folder / "training.json"
     training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
-    return {"trained": f"{training['step']} steps, seed {training['seed']}"} if "step" in training else {}
+    if "step" not in training:
+        return {}
+    seed = f", seed {training['seed']}" if "seed" in training else ""  # an imported checkpoint does not tell it
+    return {"trained": f"{training['step']} steps{seed}"}
 
 
 def copy_codec(source: str, folder: Path) -> str:
