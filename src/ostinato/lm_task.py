@@ -57,8 +57,8 @@ def make_batch(items: list[tuple[Tensor, str]], pattern: Pattern, special: int) 
 def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy (nats a code) of each codebook: logits [b, K, S, V], targets [b, K, S] -> [K]."""
     losses = [
-        F.cross_entropy(logits[:, k].flatten(0, 1).float(), targets[:, k].flatten(), label_smoothing=label_smoothing)
-        for k in range(targets.shape[1])
+        F.cross_entropy(l.flatten(0, 1).float(), t.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing)
+        for l, t in zip(logits.unbind(1), targets.unbind(1), strict=True)
     ]
     return torch.stack(losses)
 

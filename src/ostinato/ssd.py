@@ -38,11 +38,11 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, c
     added = (xdt * to_end.unsqueeze(-1)).flatten(3).mT @ B  # [b, c, h p, n]
 
     # 3. The recurrence over chunks: the state that each chunk begins with.
-    across = log_decay[..., -1].exp()  # [b, c, h]
+    across = log_decay[..., -1].exp()[..., None, None]  # [b, c, h, 1, 1]
     before = []
-    for i in range(c):
+    for decay, new in zip(across.unbind(1), added.view(b, c, h, p, -1).unbind(1), strict=True):
         before.append(state)
-        state = state * across[:, i, :, None, None] + added[:, i].view(b, h, p, -1).to(state.dtype)
+        state = state * decay + new.to(state.dtype)
 
     # 4. What that state gives to each frame of the chunk.
     given = C @ torch.stack(before, 1).to(x.dtype).flatten(2, 3).mT  # [b, c, q, h p]
