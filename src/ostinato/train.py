@@ -24,10 +24,10 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ostinato.audio import write_audio
-from ostinato.config import CodecRun, LMRun, Optimisation
+from ostinato.config import CodecRun, LMRun, Optimisation, build
 from ostinato.errors import UserError
 
 
@@ -101,6 +101,19 @@ def sample_order(size: int, batch: int, seed: int, first: int, rank: int, world:
         yield chosen[rank * batch : (rank + 1) * batch]
 
 
+class Seeded(Dataset):
+    """Clips by (number, seed, place in the batch): what is random about one does not depend on who reads it, so that
+    a run with worker processes resumes, too, and gives what one without them does."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        i, seed, place = key
+        random.seed(f"{seed}.{place}")
+        return self.data[i]
+
+
 def checkpoints(output: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     return sorted(p for p in output.glob("step-*") if (p / "training.json").is_file())
@@ -122,13 +135,13 @@ class Loop:
         if not found:
             return 0
         training = json.loads((found[-1] / "training.json").read_text())
-        for section in ("task", "model"):
-            was, now = training["run"][section], json.loads(json.dumps(dataclasses.asdict(self.run_config)))[section]
-            if was != now:
-                raise UserError(
-                    f"{found[-1]} was trained with {section} {was}, the config now says {now}; "
-                    "give another output folder, or --fresh to start over"
-                )
+        was = build(type(self.run_config.model), training["run"]["model"], f"{found[-1]}: model")
+        if was != self.run_config.model:
+            now = dataclasses.asdict(self.run_config.model)
+            differ = ", ".join(f"{k} was {v}, is {now[k]}" for k, v in dataclasses.asdict(was).items() if v != now[k])
+            raise UserError(
+                f"{found[-1]} is of another model ({differ}); give another output folder, or --fresh to start over"
+            )
         self.task.load(found[-1])
         state = torch.load(found[-1] / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
         for name, optimizer in self.optimizers.items():
@@ -188,12 +201,18 @@ class Loop:
         order = sample_order(
             len(self.task.data), hyper.batch, hyper.seed, first, accelerator.process_index, accelerator.num_processes
         )
+        keyed = ([(i, self.seed_of(n), place) for place, i in enumerate(clips)] for n, clips in enumerate(order, first))
         return DataLoader(
-            self.task.data,
-            batch_sampler=order,
+            Seeded(self.task.data),
+            batch_sampler=keyed,
             num_workers=hyper.workers,
             collate_fn=self.task.collate,  # type: ignore[arg-type]
         )
+
+    def seed_of(self, micro: int) -> int:
+        """The seed of micro-batch `micro` of the run, in this process."""
+        step, micro = divmod(micro, self.hyper.accumulation)
+        return ((self.hyper.seed * 1_000_003 + step) * 1009 + micro) * 64 + self.accelerator.process_index
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
         """One optimizer step over `accumulation` micro-batches; returns the mean metrics."""
@@ -201,13 +220,14 @@ class Loop:
         rate = learning_rate(self.step, hyper)
         total: dict[str, float] = {}
         for micro in range(hyper.accumulation):
-            seed = ((hyper.seed * 1_000_003 + self.step) * 1009 + micro) * 64 + accelerator.process_index
+            batch = next(batches)
+            seed = self.seed_of(self.step * hyper.accumulation + micro)
             random.seed(seed)
             torch.manual_seed(seed)
             final = micro == hyper.accumulation - 1
             modules = list(self.task.modules.values())
             with nullcontext() if final else accelerator.no_sync(modules[0]):
-                metrics = self.task.backward(accelerator, next(batches), self.step, 1 / hyper.accumulation)
+                metrics = self.task.backward(accelerator, batch, self.step, 1 / hyper.accumulation)
             for name, value in metrics.items():
                 total[name] = total.get(name, 0.0) + value / hyper.accumulation
         for name, optimizer in self.optimizers.items():

@@ -1,0 +1,408 @@
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tiny import POCKET, make_codec, melody
+
+from ostinato.codec import fingerprint, load_codec
+from ostinato.config import CodecRun, LMRun, Optimisation
+from ostinato.data import open_store, prepare
+from ostinato.errors import UserError
+from ostinato.lm import LMConfig, MusicLM
+from ostinato.lm_task import IGNORED, Clips, LMTask, code_losses, make_batch
+from ostinato.model import load
+from ostinato.patterns import make_pattern
+from ostinato.sampling import Sampling
+from ostinato.train import Loop, checkpoints, learning_rate, optimizer_for, sample_order, train
+
+CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}
+SMALL = {"text_width": 384, "codebook_size": 32, "width": 32, "blocks": 1, "heads": 4, "feed_forward": 64}
+SMALL |= {"state": 8, "head_width": 16, "chunk": 16, "dropout": 0.1}
+FLAT = {"learning_rate": 3e-3, "final_learning_rate": 3e-3}  # so that a run of N steps begins one of 2 N
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Two clips of 2 s and one held out, as codes of a small random codec and as audio."""
+    root = tmp_path_factory.mktemp("stores")
+    music = root / "music"
+    music.mkdir()
+    sf.write(music / "rise.wav", melody(2, (0, 4, 7, 12)), 8000)
+    sf.write(music / "fall.ogg", melody(2, (7, 3, 0, -5, -9), seed=1), 8000)
+    sf.write(music / "held.wav", melody(2, (12, 0), seed=2), 8000)
+    rows = [f'{name},{"validation" if name == "held.wav" else "train"},"{text}"' for name, text in CAPTIONS.items()]
+    (music / "captions.csv").write_text("\n".join(["path,split,caption", *rows, "held.wav,validation,two notes"]))
+    make_codec().save_pretrained(root / "codec")
+    codec = load_codec(root / "codec")
+    asked = {"clip_seconds": 2.0, "progress": False}
+    prepare(music, root / "codes", codec, str(root / "codec"), fingerprint(codec), **asked)
+    prepare(music, root / "audio", sample_rate=8000, **asked)
+    return root
+
+
+def lm_run(stores, output, model=None, train=None, **changes):
+    hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
+    model = LMConfig(**SMALL | {"num_codebooks": 3, "pattern": "delay"} | (model or {}))
+    changes = {"text": "minilm", "clip_seconds": 2.0} | changes
+    return LMRun(str(stores / "codes"), str(output), model, train=Optimisation(**hyper | (train or {})), **changes)
+
+
+def codec_run(stores, output, train=None, **changes):
+    hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
+    changes = {"adversary_from": 1, "model": POCKET, "clip_seconds": 0.5} | changes
+    return CodecRun(str(stores / "audio"), str(output), train=Optimisation(**hyper | (train or {})), **changes)
+
+
+def assert_same_checkpoint(a, b):
+    """Bit for bit: weights, buffers and optimizers."""
+    assert a.name == b.name and a != b
+    for file in sorted(a.glob("*.safetensors")):
+        found, wanted = load_file(file), load_file(b / file.name)
+        assert found.keys() == wanted.keys()
+        assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
+    found, wanted = (torch.load(folder / "optimizers.pt", weights_only=True) for folder in (a, b))
+    assert found.keys() == wanted.keys()
+    for name in found:
+        assert found[name]["param_groups"] == wanted[name]["param_groups"]
+        assert found[name]["state"].keys() == wanted[name]["state"].keys() and len(found[name]["state"])
+        for i, state in found[name]["state"].items():
+            assert all(torch.equal(state[key], wanted[name]["state"][i][key]) for key in state)
+
+
+def log_of(output, kind="train"):
+    lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_learning_rate_by_hand():
+    hyper = Optimisation(steps=12, warmup=4, learning_rate=1e-3, final_learning_rate=1e-4)
+    wanted = {0: 2.5e-4, 1: 5e-4, 3: 1e-3, 4: 1e-3, 6: 8.681981e-4, 8: 5.5e-4, 10: 2.318019e-4, 12: 1e-4, 20: 1e-4}
+    for step, rate in wanted.items():
+        assert learning_rate(step, hyper) == pytest.approx(rate, rel=1e-6), step
+    assert learning_rate(0, Optimisation(warmup=0, steps=1)) == 1e-4
+    assert [learning_rate(s, Optimisation()) for s in (0, 99, 100)] == pytest.approx([1e-6, 1e-4, 1e-4])  # the paper's
+    assert learning_rate(100_000, Optimisation()) == pytest.approx(0, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_order_of_the_clips(data):
+    size, batch, world = (data.draw(st.integers(1, top)) for top in (20, 5, 3))
+    seed, first = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 30))
+
+    def ranks(start, count):
+        """[count][world][batch] from micro-batch `start` on."""
+        orders = [list(islice(sample_order(size, batch, seed, start, r, world), count)) for r in range(world)]
+        return [list(micro) for micro in zip(*orders, strict=True)]
+
+    count = math.ceil(3 * size / (batch * world)) + 1
+    whole = ranks(0, first + count)
+    assert ranks(first, count) == whole[first:]  # begun anywhere, it goes on the same
+    flat = [clip for micro in whole for part in micro for clip in part]
+    assert all(len(part) == batch for micro in whole for part in micro)
+    passes = [flat[i : i + size] for i in range(0, len(flat) - size + 1, size)]
+    assert len(passes) >= 3 and all(sorted(one) == list(range(size)) for one in passes)  # over all ranks together
+    if size > 12:
+        assert passes[0] != passes[1] and passes[0] != list(range(size))
+        assert next(sample_order(size, size, seed + 1, 0, 0, 1)) != passes[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+def test_losses_by_hand(smoothing):
+    """Cross-entropy with the smoothed share spread evenly over all V, averaged where a code stands."""
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 3, 5, 8) * 2, torch.randint(8, (2, 3, 5))
+    targets[0, 0, 3:], targets[1, 2, :4] = IGNORED, IGNORED
+    wanted = []
+    for k in range(3):
+        losses = []
+        for b in range(2):
+            for s in range(5):
+                if (target := int(targets[b, k, s])) != IGNORED:
+                    row = [math.exp(v) for v in logits[b, k, s].tolist()]
+                    logs = [math.log(v / sum(row)) for v in row]
+                    losses.append(-(1 - smoothing) * logs[target] - smoothing * sum(logs) / len(logs))
+        wanted.append(sum(losses) / len(losses))
+    assert code_losses(logits, targets, smoothing).tolist() == pytest.approx(wanted, rel=1e-5)
+    other = logits.clone()
+    other[targets == IGNORED] = 1e4
+    assert torch.equal(code_losses(other, targets, smoothing), code_losses(logits, targets, smoothing))
+
+
+@pytest.mark.parametrize(("name", "K"), [("single", 1), ("delay", 3), ("flatten", 2)])
+def test_batches_of_clips_of_any_lengths(name, K):
+    """Inputs are the targets one step later, after a special step; where no code of the clip stands nothing counts."""
+    pattern, special = make_pattern(name, K), 50
+    clips = [torch.randint(special, (K, T), generator=torch.Generator().manual_seed(T)) for T in (7, 3, 1)]
+    inputs, targets, captions = make_batch([(codes, str(i)) for i, codes in enumerate(clips)], pattern, special)
+    assert captions == ["0", "1", "2"] and inputs.shape == targets.shape == (3, K, pattern.length(7))
+    assert (inputs[:, :, 0] == special).all()
+    assert torch.equal(inputs[:, :, 1:], targets[:, :, :-1].masked_fill(targets[:, :, :-1] == IGNORED, special))
+    for row, codes in zip(targets, clips, strict=True):
+        assert torch.equal(pattern.decode(row[None])[0, :, : codes.shape[1]], codes)
+        assert (row != IGNORED).sum() == codes.numel()
+
+
+def test_decay_is_for_matrices():
+    lm = MusicLM(LMConfig(**SMALL))
+    decayed, plain = optimizer_for(lm, Optimisation(weight_decay=0.3)).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    names = {id(p): name for name, p in lm.named_parameters()}
+    found = {names[id(p)] for p in plain["params"]}
+    assert len(found) + len(decayed["params"]) == len(names)
+    assert {name.rpartition(".")[2] for name in found} == {"bias", "weight", "dt_bias", "A_log", "D"}
+    assert all("norm" in name for name in found if name.endswith("weight"))
+
+
+def test_crops_and_captions(stores):
+    """Any stretch of a clip, any of its captions, and the empty one at the rate asked; none of it when held out."""
+    store = open_store(stores / "codes").split("train")
+    clips, torch_state = Clips(store, 2, 90, text_dropout=0.25), torch.get_rng_state()
+    whole = store.codes(0)[:2]
+    starts, dropped = Counter(), 0
+    for _ in range(600):
+        codes, caption = clips[0]
+        (start,) = [s for s in range(11) if torch.equal(codes, whole[:, s : s + 90])]
+        starts[start] += 1
+        dropped += caption == ""
+        assert caption in ("", CAPTIONS[store.row(0)["path"]])
+    assert sorted(starts) == list(range(11)) and min(starts.values()) > 25
+    assert 110 < dropped < 190
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    fixed = Clips(store, 3, 90, text_dropout=1.0, fixed=True)
+    assert torch.equal(fixed[1][0], store.codes(1)[:, :90]) and fixed[1][1] == CAPTIONS[store.row(1)["path"]]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_text_dropout_is_the_empty_caption(stores, tmp_path, monkeypatch, share):
+    seen, original = [], LMTask.encode_text
+
+    def noted(task, captions):
+        if task.lm.training:
+            seen.extend(captions)
+        return original(task, captions)
+
+    monkeypatch.setattr(LMTask, "encode_text", noted)
+    train(lm_run(stores, tmp_path / "run", text_dropout=share))
+    assert set(seen) == ({""} if share else set(CAPTIONS.values())) and len(seen) == 8
+
+
+@pytest.mark.parametrize(
+    ("variant", "K", "pattern"), [("prefix-simba", 3, "delay"), ("cross-transformer", 1, "single")]
+)
+def test_what_was_learnt_by_heart_comes_back(stores, tmp_path, variant, K, pattern):
+    """All the way: audio, codes, training, checkpoint folder, and by greedy sampling each caption gives its clip."""
+    sizes = {"variant": variant, "num_codebooks": K, "pattern": pattern, "width": 64, "blocks": 2, "dropout": 0.0}
+    hyper = {"steps": 250, "learning_rate": 5e-3, "final_learning_rate": 1e-4, "warmup": 20, "checkpoint_every": 1000}
+    run = lm_run(stores, tmp_path, sizes, hyper, label_smoothing=0.0, text_dropout=0.0)
+    train(run)
+    model, store = load(tmp_path), open_store(stores / "codes").split("train")
+    kept = [store.codes(i)[:K] for i in range(2)]
+    assert all(len(codes.unique()) > 15 for codes in kept) and (kept[0] != kept[1]).float().mean() > 0.5
+    captions = [store.captions(i)[0] for i in range(2)]
+    clips = model.generate(captions, seconds=2.0, settings=Sampling(guidance=1.0, temperature=0.0))
+    for i, clip in enumerate(clips):
+        assert (clip.codes == kept[i]).float().mean() > 0.99, f"{captions[i]}: {(clip.codes == kept[i]).float().mean()}"
+
+
+def test_accumulation_is_a_larger_batch(stores, tmp_path):
+    calm = {"model": {"dropout": 0.0}, "text_dropout": 0.0}
+    folders = [
+        train(lm_run(stores, tmp_path / f"{batch}", train={"batch": batch, "accumulation": 2 // batch}, **calm))
+        for batch in (1, 2)
+    ]
+    one, two = (load_file(folder / "model.safetensors") for folder in folders)
+    torch.manual_seed(0)
+    fresh = MusicLM(lm_run(stores, tmp_path, **calm).model).state_dict()
+    moved = max((fresh[name] - two[name]).abs().max().item() for name in two)
+    apart = max((one[name] - two[name]).abs().max().item() for name in two)
+    assert moved > 5e-3 and apart < 1e-3 * moved + 1e-4
+    assert [line["step"] for line in log_of(tmp_path / "1")] == [1, 2, 3, 4]
+    rates = [line["learning_rate"] for line in log_of(tmp_path / "1")]
+    assert rates == pytest.approx([1.5e-3, 3e-3, 3e-3, 3e-3])  # by optimizer step, not by micro-batch
+
+
+def lively(stores, output, steps=8, **train):
+    """A run with everything random in it: crops, dropout of units and of captions, several micro-batches."""
+    hyper = {"steps": steps, "accumulation": 2, "batch": 1, "checkpoint_every": 4, "validate_every": 3, **train}
+    changes = {"clip_seconds": 1.0, "text_dropout": 0.5, "prompts": ("a tune",), "sample_seconds": 0.1}
+    return lm_run(stores, output, train=hyper, **changes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_is_uninterrupted(stores, tmp_path, workers):
+    """And whether worker processes read the clips makes no difference either."""
+    straight = train(lively(stores, tmp_path / "straight"))
+    half = train(lively(stores, tmp_path / "halves", steps=4, workers=workers))
+    assert half.name == "step-0000004" and straight.name == "step-0000008"
+    whole = train(lively(stores, tmp_path / "halves", workers=workers))
+    assert_same_checkpoint(whole, straight)
+    first, again = (log_of(tmp_path / name) for name in ("straight", "halves"))
+    assert [line["loss"] for line in first] == [line["loss"] for line in again]
+    assert train(lively(stores, tmp_path / "halves", workers=workers)) == whole  # all done: nothing happens
+    assert [p.name for p in checkpoints(tmp_path / "halves")] == ["step-0000004", "step-0000008"]
+    assert sorted(p.name for p in (tmp_path / "halves" / "samples").rglob("*.wav")) == 2 * ["0-a-tune.wav"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_and_goes_on(stores, tmp_path, monkeypatch, number):
+    straight = train(lively(stores, tmp_path / "straight"))
+    original, calls = LMTask.backward, []
+
+    def interrupting(task, *arguments):
+        calls.append(1)
+        if len(calls) == 5:  # in the third step
+            os.kill(os.getpid(), number)
+        return original(task, *arguments)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(LMTask, "backward", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train(lively(stores, tmp_path / "run"))
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-0000003"] and len(calls) == 6
+    assert signal.getsignal(number) is before
+    assert_same_checkpoint(train(lively(stores, tmp_path / "run")), straight)
+
+
+def test_killed_and_resumed_it_is_the_same(stores, tmp_path):
+    """SIGKILL, which nothing can handle, after a checkpoint and in the middle of a step."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from test_train import lively, train\n"
+        "train(lively(Path(sys.argv[2]), sys.argv[3], steps=200))\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(stores), str(tmp_path / "run")]
+    with open(tmp_path / "stderr", "w") as stderr:
+        process = subprocess.Popen(command, stderr=stderr)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not checkpoints(tmp_path / "run"):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text()
+    at = int(checkpoints(tmp_path / "run")[-1].name.removeprefix("step-"))
+    assert 0 < at < 200 and at % 4 == 0
+    straight = train(lively(stores, tmp_path / "straight", steps=at + 6))
+    assert_same_checkpoint(train(lively(stores, tmp_path / "run", steps=at + 6)), straight)
+
+
+def test_fresh_starts_over_and_old_checkpoints_go(stores, tmp_path):
+    run = lm_run(stores, tmp_path, train={"steps": 5, "checkpoint_every": 1, "keep": 2})
+    first = train(run)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-0000004", "step-0000005"]
+    kept = load_file(first / "model.safetensors")
+    again = train(run, fresh=True)
+    assert all(torch.equal(t, kept[name]) for name, t in load_file(again / "model.safetensors").items())
+    assert [line["step"] for line in log_of(tmp_path)] == 2 * [1, 2, 3, 4, 5]
+
+
+def test_what_does_not_fit_is_refused(stores, tmp_path):
+    train(lm_run(stores, tmp_path / "run", train={"steps": 1}))
+    prepare(
+        stores / "music", tmp_path / "other", make_codec(seed=9), "other", "0" * 16, clip_seconds=2.0, progress=False
+    )
+    file = tmp_path / "file"
+    file.write_text("")
+    cases = {
+        "--fresh": lm_run(stores, tmp_path / "run", {"width": 64}),
+        "was trained on codec": dataclasses.replace(
+            lm_run(stores, tmp_path / "run", train={"steps": 2}), data=str(tmp_path / "other")
+        ),
+        "holds audio": dataclasses.replace(lm_run(stores, tmp_path / "a"), data=str(stores / "audio")),
+        "wants 4 codebooks of 32": lm_run(stores, tmp_path / "b", {"num_codebooks": 4}),
+        "wants 3 codebooks of 64": lm_run(stores, tmp_path / "c", {"codebook_size": 64}),
+        "set model.text_width=384": lm_run(stores, tmp_path / "d", {"text_width": 768}),
+        "no store at": dataclasses.replace(lm_run(stores, tmp_path / "e"), data=str(tmp_path / "absent")),
+        "cannot be written": lm_run(stores, file / "run"),
+        "holds codes": dataclasses.replace(codec_run(stores, tmp_path / "f"), data=str(stores / "codes")),
+        "--sample-rate 16000": codec_run(stores, tmp_path / "g", model=dataclasses.replace(POCKET, sample_rate=16000)),
+    }
+    for message, run in cases.items():
+        with pytest.raises(UserError, match=message) as error:
+            train(run)
+        assert "\n" not in str(error.value)
+    assert checkpoints(tmp_path / "run")[-1].name == "step-0000001"
+
+
+def test_divergence_is_told_and_nothing_is_saved(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr("ostinato.lm_task.code_losses", lambda logits, *_: logits.mean() * float("nan"))
+    with pytest.raises(UserError, match=r"diverged at step 0.*train\.learning_rate"):
+        train(lm_run(stores, tmp_path / "run"))
+    assert not checkpoints(tmp_path / "run")
+
+
+def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
+    folder = train(lm_run(stores, tmp_path))
+    lm, held = load(folder).lm, open_store(stores / "codes").split("validation")
+    (found,) = log_of(tmp_path, "validation")
+    from ostinato.text import load_text_encoder
+
+    inputs, targets, captions = make_batch([(held.codes(0), held.captions(0)[0])], lm.pattern, lm.special)
+    with torch.no_grad():
+        wanted = code_losses(lm(inputs, *load_text_encoder("minilm")(captions)), targets)
+    assert found["loss"] == pytest.approx(wanted.mean().item(), abs=2e-3)
+    assert [found[f"codebook_{k}"] for k in range(3)] == pytest.approx(wanted.tolist(), abs=2e-3)
+
+
+def test_codec_trains_against_its_adversary_and_resumes(stores, tmp_path):
+    straight = train(codec_run(stores, tmp_path / "straight"))
+    lines = log_of(tmp_path / "straight")
+    assert ["adversarial" in line for line in lines] == [False, True, True, True]
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
+    train(codec_run(stores, tmp_path / "halves", train={"steps": 2}))
+    assert_same_checkpoint(train(codec_run(stores, tmp_path / "halves")), straight)
+    with pytest.raises(UserError, match="--fresh"):
+        train(codec_run(stores, tmp_path / "halves", model=dataclasses.replace(POCKET, depth=2)))
+    codec = load_codec(straight)
+    assert codec.encode(torch.zeros(1, 1, 8000)).shape == (1, 3, 50)
+
+
+def test_codec_learns(stores, tmp_path):
+    """The mel distance falls, without the adversary, within a few dozen steps."""
+    train(codec_run(stores, tmp_path, train={"steps": 40, "checkpoint_every": 100}, adversary_from=10**6))
+    mel = [line["mel"] for line in log_of(tmp_path)]
+    assert sum(mel[-5:]) < 0.7 * sum(mel[:5])
+
+
+def test_everything_random_differs(stores, tmp_path, monkeypatch):
+    """From step to step, micro-batch to micro-batch, clip to clip and process to process."""
+    seen, original = [], Clips.__getitem__
+
+    def noted(clips, i):
+        seen.append((random.getstate(), torch.get_rng_state()))
+        return original(clips, i)
+
+    def seeds(loop):
+        return {loop.seed_of(micro) for micro in range(40)}
+
+    ranks, run = [], Loop.run
+    monkeypatch.setattr(Clips, "__getitem__", noted)
+
+    def as_ranks(loop):
+        for rank in range(3):
+            state = type("Rank", (), {"process_index": rank})()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(loop, "accelerator", state)
+                ranks.append(seeds(loop))
+        return run(loop)
+
+    monkeypatch.setattr(Loop, "run", as_ranks)
+    train(lively(stores, tmp_path, steps=3, batch=2))
+    states = [state for state, _ in seen if state]
+    assert len(set(states)) >= 12  # 3 steps of 2 micro-batches of 2 clips
+    assert len(set.union(*ranks)) == 3 * 40
