@@ -77,6 +77,16 @@ class CodecRun:
 
 
 RUNS: dict[str, type] = {"lm": LMRun, "codec": CodecRun}
+COUNTS = (
+    "steps",
+    "batch",
+    "accumulation",
+    "log_every",
+    "validate_every",
+    "validation_clips",
+    "checkpoint_every",
+    "keep",
+)
 T = TypeVar("T")
 
 
@@ -86,8 +96,8 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(words)}"
 
 
-def read_config(path: str | Path) -> dict:
-    """A YAML file as a dict; its `base: other.yaml` is read first and this one laid over it."""
+def read_config(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
+    """A YAML file as a dict; its `base: other.yaml` is read first and this one laid over it. `above` led here."""
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text())
@@ -98,7 +108,11 @@ def read_config(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise UserError(f"config {path} should hold 'key: value' lines, and holds a {type(values).__name__}")
     base = values.pop("base", None)
-    return merge(read_config(path.parent / base), values) if base else values
+    if base is None:
+        return values
+    if not isinstance(base, str) or path.resolve() in above:
+        raise UserError(f"config {path}: base should name another config, and says {base!r}")
+    return merge(read_config(path.parent / base, (*above, path.resolve())), values)
 
 
 def merge(base: dict, over: dict) -> dict:
@@ -130,14 +144,15 @@ def load_run(path: str | Path, settings: Sequence[str] = ()) -> LMRun | CodecRun
     for setting in settings:
         set_key(values, setting)
     task = values.get("task", "lm")
-    if task not in RUNS:
+    if task not in list(RUNS):
         raise UserError(f"{path}: unknown task {task!r}; {nearest(str(task), list(RUNS))}")
     run: LMRun | CodecRun = build(RUNS[task], values, "")
-    check(
-        run.train.steps >= 1 and run.train.batch >= 1 and run.train.accumulation >= 1,
-        "train.steps, batch and accumulation must be at least 1",
-    )
-    check(run.clip_seconds > 0, f"clip_seconds must be above 0, got {run.clip_seconds}")
+    for key in COUNTS:
+        check(getattr(run.train, key) >= 1, f"train.{key} must be at least 1, got {getattr(run.train, key)}")
+    check(run.train.workers >= 0, f"train.workers must be at least 0, got {run.train.workers}")
+    for key in ("label_smoothing", "text_dropout") if isinstance(run, LMRun) else ():
+        check(0 <= getattr(run, key) <= 1, f"{key} must be from 0 to 1, got {getattr(run, key)}")
+    check(0 < run.clip_seconds < float("inf"), f"clip_seconds must be above 0, got {run.clip_seconds}")
     check(
         run.train.precision in ("auto", "fp32", "bf16"),
         f"train.precision must be auto, fp32 or bf16, got {run.train.precision!r}",
@@ -176,6 +191,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if origin is types.UnionType:
         return None if value is None else convert(value, arguments[0], where)
     if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise UserError(f"{where} should be {len(arguments)} values, got {value!r}")
         return tuple(convert(v, arguments[0], where) for v in value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
         try:

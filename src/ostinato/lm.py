@@ -68,6 +68,18 @@ class LMConfig:
             raise UserError(f"norm must be rms or layer, got {self.norm!r}")
         if self.positions not in ("", "none", "sinusoidal", "audiocraft"):
             raise UserError(f"positions must be none, sinusoidal or audiocraft, got {self.positions!r}")
+        for f in fields(self):
+            if f.type is int and getattr(self, f.name) < 1:
+                raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        kinds, inner = VARIANTS[self.variant].sublayers, self.expand * self.width
+        if "mamba" in kinds and inner % self.head_width:
+            raise ValueError(f"expand * width = {inner} must be a multiple of head_width {self.head_width}")
+        if any(kind.endswith("attention") for kind in kinds) and self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if (self.positions or VARIANTS[self.variant].positions) != "none" and self.width % 2:
+            raise ValueError(f"width {self.width} must be even for sinusoidal positions")
         make_pattern(self.pattern, self.num_codebooks)
 
 

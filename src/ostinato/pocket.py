@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostinato.errors import UserError
 from ostinato.folder import read_model_folder, write_model_folder
 
 
@@ -27,6 +28,13 @@ class PocketConfig:
     num_codebooks: int = 8
     codebook_size: int = 1024
     code_width: int = 8
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if getattr(self, f.name) < 1:
+                raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
+        if self.window % self.hop:
+            raise ValueError(f"window {self.window} must be a multiple of hop {self.hop}")
 
 
 class Quantised(NamedTuple):
@@ -148,10 +156,8 @@ class PocketCodec(nn.Module):
         self.frame_rate = config.sample_rate / config.hop
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
         self.latent_width = config.code_width
-        if config.window % config.hop:
-            raise ValueError(f"window {config.window} is not a multiple of hop {config.hop}")
         bins, d = config.window // 2 + 1, config.width
-        self.analyse = nn.Linear(2 * bins, d)
+        self.analyse = nn.Linear(3 * bins, d)
         self.encoder = nn.Sequential(*(ConvNeXt(d, config.depth) for _ in range(config.depth)), nn.LayerNorm(d))
         self.quantiser = ResidualVQ(config)
         self.decoder = nn.Sequential(*(ConvNeXt(d, config.depth) for _ in range(config.depth)), nn.LayerNorm(d))
@@ -168,9 +174,11 @@ class PocketCodec(nn.Module):
         """audio [b, 1, samples] -> [b, T, d], T = ceil(samples / hop)."""
         audio = F.pad(audio[:, 0], (0, -audio.shape[-1] % self.hop))
         spectrum = torch.fft.rfft(frames_of(audio, self.config.window, self.hop) * self.window)
-        # |X|^0.3 with the phase kept: the dynamic range of hearing, and no singularity of log at silence.
-        compressed = torch.view_as_real(spectrum * (spectrum.abs() + 1e-5).pow(-0.7)).flatten(2)
-        return self.encoder(self.analyse(compressed))
+        # |X|^0.3 has the dynamic range of hearing and no singularity at silence. Alone, and with its phase: no linear
+        # layer could tell the magnitudes from the turning phases.
+        magnitude = (spectrum.abs() + 1e-5).pow(0.3)
+        turning = torch.view_as_real(spectrum * (spectrum.abs() + 1e-5).pow(-0.7)).flatten(2)
+        return self.encoder(self.analyse(torch.cat([magnitude, turning], -1)))
 
     def decode_latent(self, latent: Tensor) -> Tensor:
         """latent [b, T, d] -> audio [b, 1, T * hop]."""
@@ -205,8 +213,12 @@ class PocketCodec(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "PocketCodec":
         """Load a folder written by `save_pretrained`. Raises UserError if it is not one."""
         config, weights = read_model_folder(folder, "pocket")
-        codec = cls(PocketConfig(**config["codec"]))
-        codec.load_state_dict(weights)
+        try:
+            codec = cls(PocketConfig(**config["codec"]))
+            codec.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{folder} is no whole pocket codec ({reason}); copy the folder again") from error
         return codec.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
