@@ -155,7 +155,7 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
     return name

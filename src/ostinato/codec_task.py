@@ -14,7 +14,14 @@ from ostinato.config import CodecRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
 from ostinato.pocket import PocketCodec
-from ostinato.spectral import Discriminator, SpectralLoss, adversarial_loss, discriminator_loss
+from ostinato.spectral import (
+    Discriminator,
+    SpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    si_sdr,
+    waveform_distance,
+)
 
 
 class Segments(Dataset):
@@ -64,10 +71,10 @@ class CodecTask:
         drawn = torch.randint(1, K + 1, (len(audio),), device=audio.device)
         keep = torch.where(torch.arange(len(audio), device=audio.device) % 2 == 0, drawn, K)
         made, quantised = self.modules["codec"](audio, keep)
-        mel, complex_ = self.loss(made, audio)
-        loss = run.mel_weight * mel + run.complex_weight * complex_
+        mel, waveform = self.loss(made, audio), waveform_distance(made, audio)
+        loss = run.mel_weight * mel + run.waveform_weight * waveform
         loss = loss + run.commitment_weight * quantised.commitment_loss + quantised.codebook_loss
-        metrics = {"mel": mel, "complex": complex_, "commitment": quantised.commitment_loss}
+        metrics = {"mel": mel, "waveform": waveform, "commitment": quantised.commitment_loss}
         if step >= run.adversary_from:
             judge = self.modules["discriminator"]
             length = min(audio.shape[-1], round(run.adversary_seconds * run.model.sample_rate))
@@ -86,7 +93,8 @@ class CodecTask:
 
     @torch.no_grad()
     def validate(self, accelerator: Any) -> dict[str, float]:
-        """Mel distance on 5 s of held-out clips from 1, 4 and all codebooks, and the share of codes in use."""
+        """Mel distance and SI-SDR (dB) on 5 s of held-out clips from the first 1, K / 2 and K codebooks; and the
+        perplexity of the codes, codebook_size where all are used alike."""
         codec = accelerator.unwrap_model(self.modules["codec"]).eval()
         K, size = codec.num_codebooks, codec.codebook_size
         totals: dict[str, list[float]] = {}
@@ -98,8 +106,9 @@ class CodecTask:
             for k in range(K):
                 counts[k] += torch.bincount(codes[0, k].cpu(), minlength=size)
             for n in sorted({1, (K + 1) // 2, K}):
-                mel, _ = self.loss(codec.decode(codes[:, :n])[..., : audio.shape[-1]], audio)
-                totals.setdefault(f"mel_{n}", []).append(float(mel))
+                made = codec.decode(codes[:, :n])[..., : audio.shape[-1]]
+                totals.setdefault(f"mel_{n}", []).append(float(self.loss(made, audio)))
+                totals.setdefault(f"si_sdr_{n}", []).append(float(si_sdr(made, audio)))
         codec.train()
         share = counts / counts.sum(1, keepdim=True)
         perplexity = torch.exp(-(share * share.clamp(min=1e-9).log()).sum(1))

@@ -67,7 +67,7 @@ class CodecRun:
     task: str = "codec"
     clip_seconds: float = 1.0
     mel_weight: float = 15.0
-    complex_weight: float = 5.0
+    waveform_weight: float = 5.0
     commitment_weight: float = 0.25
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0

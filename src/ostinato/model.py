@@ -148,7 +148,10 @@ def save_lm(folder: str | Path, lm: MusicLM, config: dict, dtype: torch.dtype = 
 def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
     """The language model of a folder and its config. Raises UserError if the folder is not a whole one."""
     config, weights = read_model_folder(folder, "ostinato")
-    lm = MusicLM(build(LMConfig, config.get("lm", {}), f"{folder}: lm"))
+    for key in ("lm", "text", "codec"):
+        if key not in config:
+            raise UserError(f"{folder}/config.json lacks {key!r}; the folder may be damaged, copy it again")
+    lm = MusicLM(build(LMConfig, config["lm"], f"{folder}: lm"))
     try:
         lm.load_state_dict(weights)
     except RuntimeError as error:

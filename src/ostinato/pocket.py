@@ -24,7 +24,7 @@ class PocketConfig:
     hop: int = 640  # samples a frame: 50 frames a second
     window: int = 2560  # samples of an STFT window, a multiple of hop
     width: int = 384
-    depth: int = 8  # ConvNeXt blocks in the encoder, and as many in the decoder
+    depth: int = 6  # ConvNeXt blocks in the encoder, and as many in the decoder
     num_codebooks: int = 8
     codebook_size: int = 1024
     code_width: int = 8

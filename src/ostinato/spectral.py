@@ -20,7 +20,7 @@ def stft(audio: Tensor, window: int) -> Tensor:
 
 
 class SpectralLoss(nn.Module):
-    """L1 between log-mel spectrograms at several resolutions, and between compressed complex spectra."""
+    """L1 between log-mel spectrograms at several resolutions."""
 
     def __init__(self, sample_rate: int):
         super().__init__()
@@ -32,15 +32,23 @@ class SpectralLoss(nn.Module):
         bank: Tensor = getattr(self, f"bank_{window}")
         return (bank.T @ spectrum.abs()).clamp(min=1e-4).log10()
 
-    def forward(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """made, real [b, 1, samples] -> mean mel distance (log10 units), mean complex distance."""
-        mel, complex_ = made.new_zeros(()), made.new_zeros(())
-        for window in MEL_BINS:
-            a, b = stft(made, window), stft(real, window)
-            mel = mel + (self.mel(a, window) - self.mel(b, window)).abs().mean() / len(MEL_BINS)
-            a, b = (s * (s.abs() + 1e-3).pow(-0.7) for s in (a, b))
-            complex_ = complex_ + torch.view_as_real(a - b).abs().mean() / len(MEL_BINS)
-        return mel, complex_
+    def forward(self, made: Tensor, real: Tensor) -> Tensor:
+        """made, real [b, 1, samples] -> mean mel distance, in log10 units."""
+        pairs = [(self.mel(stft(made, w), w), self.mel(stft(real, w), w)) for w in MEL_BINS]
+        return torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
+
+
+def waveform_distance(made: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute difference relative to the real clip's mean absolute value: keeps the phase of what is loud."""
+    return ((made - real).abs().mean(-1) / (real.abs().mean(-1) + 1e-3)).mean()
+
+
+def si_sdr(made: Tensor, real: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB, mean over the batch (arXiv 1811.02508, equation 3)."""
+    made, real = made.flatten(1), real.flatten(1)
+    target = real * (made * real).sum(1, keepdim=True) / real.square().sum(1, keepdim=True).clamp(min=1e-8)
+    ratio = target.square().sum(1) / (made - target).square().sum(1).clamp(min=1e-8)
+    return (10 * ratio.clamp(min=1e-8).log10()).mean()
 
 
 class Discriminator(nn.Module):
