@@ -11,3 +11,4 @@ python recipes/pocket/half.py runs/codec-pocket runs/codec-half
 ostinato prepare data/pocket stores/pocket --codec runs/codec-half
 ostinato train configs/lm-pocket.yaml --set train.precision=bf16
 python recipes/pocket/half.py runs/lm-pocket src/ostinato/pocket_pack
+python recipes/pocket/attribution.py data/pocket/captions.jsonl src/ostinato/pocket_pack/ATTRIBUTION.csv
