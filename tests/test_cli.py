@@ -178,6 +178,8 @@ def test_generate_tells_mistakes(made, tmp_path, told):
         "absent/out.wav": "no folder",
     }.items():
         assert words in told("generate", "x", "-o", tmp_path / name, *model)
+        # and so it is before the model is loaded
+        assert words in told("generate", "x", "-o", tmp_path / name, "--model", tmp_path / "absent")
     (tmp_path / "folder.wav").mkdir()
     assert "it is a folder" in told("generate", "x", "-o", tmp_path / "folder.wav", *model)
     assert not (tmp_path / "out.wav").exists()

@@ -213,11 +213,12 @@ def test_what_was_learnt_by_heart_comes_back(stores, tmp_path, variant, K, patte
     train(run)
     model, store = load(tmp_path), open_store(stores / "codes").split("train")
     kept = [store.codes(i)[:K] for i in range(2)]
-    assert all(len(codes.unique()) > 15 for codes in kept) and (kept[0] != kept[1]).float().mean() > 0.5
+    assert all(len(codes[-1].unique()) > 8 for codes in kept)  # no monotony
+    assert (kept[0] != kept[1]).float().mean() > 0.5
     captions = [store.captions(i)[0] for i in range(2)]
     clips = model.generate(captions, seconds=2.0, settings=Sampling(guidance=1.0, temperature=0.0))
-    for i, clip in enumerate(clips):
-        assert (clip.codes == kept[i]).float().mean() > 0.99, f"{captions[i]}: {(clip.codes == kept[i]).float().mean()}"
+    for clip, codes in zip(clips, kept, strict=True):
+        assert torch.equal(clip.codes, codes), f"{clip.prompt}: {(clip.codes == codes).float().mean():.3f} of it"
 
 
 def test_accumulation_is_a_larger_batch(stores, tmp_path):
