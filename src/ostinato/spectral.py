@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from transformers.audio_utils import mel_filter_bank
 
-MEL_BINS = {2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10}  # mel bands at each STFT window
+MEL_BINS = {4096: 320, 2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10}  # mel bands at each STFT window
 
 
 def stft(audio: Tensor, window: int) -> Tensor:
