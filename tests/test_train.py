@@ -217,8 +217,12 @@ def test_what_was_learnt_by_heart_comes_back(stores, tmp_path, variant, K, patte
     assert (kept[0] != kept[1]).float().mean() > 0.5
     captions = [store.captions(i)[0] for i in range(2)]
     clips = model.generate(captions, seconds=2.0, settings=Sampling(guidance=1.0, temperature=0.0))
+    # After the clip's last frame training saw special tokens, and generation draws a further frame: the few codes that
+    # stand after that step are not among what was learnt.
+    steps = torch.arange(100) + torch.arange(K)[:, None]
     for clip, codes in zip(clips, kept, strict=True):
-        assert torch.equal(clip.codes, codes), f"{clip.prompt}: {(clip.codes == codes).float().mean():.3f} of it"
+        same = clip.codes == codes
+        assert same[steps <= 100].all(), f"{clip.prompt}: {same.float().mean():.3f} of it"
 
 
 def test_accumulation_is_a_larger_batch(stores, tmp_path):
