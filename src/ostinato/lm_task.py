@@ -102,10 +102,11 @@ class LMTask:
         return make_batch(items, self.lm.pattern, self.lm.special)
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        new = sorted(set(captions) - self.seen.keys())
-        if new:
-            states, mask = self.text(new)
-            self.seen |= {caption: x[m].half().cpu() for caption, x, m in zip(new, states, mask, strict=True)}
+        if len(self.seen) > 20_000:  # about 1 GB of Flan-T5's
+            self.seen.clear()
+        for caption in set(captions) - self.seen.keys():
+            # Each alone: the same bits whatever the batch, so that a resumed run is the same run.
+            self.seen[caption] = self.text([caption])[0][0].half().cpu()
         rows = [self.seen[caption].float() for caption in captions]
         text = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
