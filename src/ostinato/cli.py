@@ -2,9 +2,8 @@
 
 import sys
 import time
-from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -47,33 +46,30 @@ def generate(
 
     check_output(output)  # a name that cannot be written is told before the work, not after it
     with console.status("loading"):
-        import torch
-
         from ostinato.model import Clip, load
-        from ostinato.sampling import Sampling, frames
+        from ostinato.sampling import Sampling
 
         settings = Sampling(guidance, temperature, top_k, top_p)
         loaded = load(model, pick_device(device))
-    count, rate = loaded.frame_count(seconds), loaded.codec.frame_rate
-    began = time.monotonic()
-    generation = loaded.begin([prompt], seed, settings, continue_from)
+        loaded.frame_count(seconds)
+    rate, began = loaded.codec.frame_rate, time.monotonic()
     columns = (BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
-    codes = []
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=count, shown="")
-        for done, frame in enumerate(islice(frames(loaded.lm, generation), count), 1):
-            codes.append(frame)
+        bar = progress.add_task("", total=None, shown="")
+
+        def show(done: int, count: int) -> None:
             speed = (time.monotonic() - began) / (done / rate)
-            progress.update(
-                bar, completed=done, shown=f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}"
-            )
-    whole = torch.cat([generation.given, torch.stack(codes, 2)], 2)
-    clip = Clip(loaded.codec.decode(whole)[0].cpu(), loaded.codec.sample_rate, whole[0].cpu(), prompt)
+            shown = f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}"
+            progress.update(bar, completed=done, total=count, shown=shown)
+
+        clip = cast(Clip, loaded.generate(prompt, seconds, seed, settings, continue_from, show))
     spent = time.monotonic() - began
     clip.save(output)
     length = clip.audio.shape[-1] / clip.sample_rate
-    print(f"{output}: {length:.1f} s at {clip.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
-          f"(real-time factor {spent * rate / count:.2f})")  # fmt: skip
+    print(
+        f"{output}: {length:.1f} s at {clip.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
+        f"(real-time factor {spent / seconds:.2f})"
+    )
 
 
 @app.command()
@@ -165,7 +161,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        console.print(f"ostinato: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"ostinato: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

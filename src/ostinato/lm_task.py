@@ -1,6 +1,7 @@
 """Training a language model on a store of codes: next-step prediction over the pattern, led by captions."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ostinato.codec import load_codec
+from ostinato.codec import fingerprint, load_codec
 from ostinato.config import LMRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
@@ -78,9 +79,14 @@ class LMTask:
         self.text = load_text_encoder(run.text, device)
         if self.text.width != run.model.text_width:
             raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
-        self.codec_name = run.codec or store.info["codec"]
-        self.codec_id, self.frame_rate = store.info["codec_id"], store.info["frame_rate"]
-        frames = max(2, round(run.clip_seconds * self.frame_rate))
+        self.codec_name, self.codec_id = run.codec or store.info["codec"], store.info["codec_id"]
+        self.codec = load_codec(self.codec_name, device)
+        if fingerprint(self.codec) != self.codec_id:
+            raise UserError(
+                f"{run.data} was written with codec {self.codec_id}, but {self.codec_name} is now "
+                f"{fingerprint(self.codec)}: give the one it was with --set codec=..., or prepare the store again"
+            )
+        frames = max(2, round(run.clip_seconds * store.info["frame_rate"]))
         train = store.split("train")
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
@@ -88,7 +94,7 @@ class LMTask:
         self.held_out = Clips(store.split("validation"), K, frames, fixed=True)
         self.lm = MusicLM(run.model).to(device)
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
-        self.step = 0
+        self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special)
         self.seen: dict[str, Tensor] = {}  # captions' states: the frozen encoder reads each text once
 
     def describe(self) -> str:
@@ -97,9 +103,6 @@ class LMTask:
             f"{c.variant}, {count_parameters(self.lm) / 1e6:.1f} M parameters, {c.num_codebooks} codebooks "
             f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out"
         )
-
-    def collate(self, items: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
-        return make_batch(items, self.lm.pattern, self.lm.special)
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         if len(self.seen) > 20_000:  # about 1 GB of Flan-T5's
@@ -144,7 +147,7 @@ class LMTask:
         if not self.run.prompts:
             return []
         lm = accelerator.unwrap_model(self.modules["lm"]).eval()
-        model = Ostinato(lm, self.text, load_codec(self.codec_name, self.device))
+        model = Ostinato(lm, self.text, self.codec)
         clips = model.generate(list(self.run.prompts), self.run.sample_seconds, self.run.train.seed)
         lm.train()
         return [(f"{i}-{slug(clip.prompt)}", clip.audio, clip.sample_rate) for i, clip in enumerate(clips)]  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -55,19 +55,25 @@ class Ostinato:
         seed: int = 0,
         settings: Sampling | None = None,
         continue_from: str | Path | Tensor | None = None,
+        on_frame: Callable[[int, int], None] | None = None,
     ) -> "Clip | list[Clip]":
         """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i).
 
         continue_from: an audio file or codes [1, K, T0]; the clips begin with it and go on for `seconds`.
+        on_frame: called with the frames done and their number in all, after each.
         Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = self.frame_count(seconds)
         generation = self.begin(prompts, seed, settings, continue_from)
-        new = torch.stack(list(islice(frames(self.lm, generation), count)), 2)
-        codes = torch.cat([generation.given, new], 2)
+        new = []
+        for frame in islice(frames(self.lm, generation), count):
+            new.append(frame)
+            if on_frame:
+                on_frame(len(new), count)
+        codes = torch.cat([generation.given, torch.stack(new, 2)], 2)
         clips = [
-            Clip(self.codec.decode(row[None])[0].cpu(), self.codec.sample_rate, row.cpu(), text)
+            Clip(self.codec.decode(row[None])[0].clamp(-1, 1).cpu(), self.codec.sample_rate, row.cpu(), text)
             for row, text in zip(codes, prompts, strict=True)
         ]
         return clips[0] if isinstance(prompt, str) else clips
@@ -236,7 +242,10 @@ def codec_line(codec: dict) -> str:
 def training_rows(folder: Path) -> dict[str, str]:
     """The training so far, from training.json of a checkpoint or `training` in config.json."""
     path = folder / "training.json"
-    training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
+    try:
+        training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from error
     if "step" not in training:
         return {}
     seed = f", seed {training['seed']}" if "seed" in training else ""  # an imported checkpoint does not tell it
@@ -244,7 +253,8 @@ def training_rows(folder: Path) -> dict[str, str]:
 
 
 def copy_codec(source: str, folder: Path) -> str:
-    """Put a codec that is a local folder into `folder`/codec; returns what config.json should call it."""
+    """Put a codec that is a local folder into `folder`/codec; returns what config.json should call it: a folder may
+    move or go, a short name or hub id stays."""
     if not Path(source).is_dir():
         return source
     (folder / "codec").mkdir(parents=True, exist_ok=True)

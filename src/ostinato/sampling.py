@@ -1,6 +1,7 @@
 """Sampling: guidance, temperature, top-k and top-p, and the loop that draws frame after frame."""
 
 import json
+import os
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ class Generation:
     done: int = 0  # steps drawn or given
 
     def save(self, path: str | Path) -> None:
-        """Write a .safetensors file."""
+        """Write a .safetensors file, whole or not at all. Raises UserError if that fails."""
         tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {
             "given": self.given,
             "recent": self.recent,
@@ -80,7 +81,12 @@ class Generation:
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
         metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
         # Copies: sub-layers share the mask of the text, and a file must not.
-        save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, path, metadata)
+        temporary = Path(f"{path}.tmp")
+        try:
+            save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, temporary, metadata)
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot write {path} ({error}): is the folder there and writable?") from error
 
     @classmethod
     def load(cls, path: str | Path, lm: MusicLM) -> "Generation":

@@ -9,9 +9,12 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import random
 import shutil
 import signal
+import struct
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,6 +26,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,8 +47,7 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
     output = Path(run.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / ".writable").touch()
-        (output / ".writable").unlink()
+        tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
     hyper = run.train
@@ -56,8 +59,9 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
     )
     set_seed(hyper.seed)
     if fresh and accelerator.is_main_process:
-        for old in checkpoints(output):
-            shutil.rmtree(old)
+        for old in [*checkpoints(output), output / "samples", output / "tensorboard"]:
+            shutil.rmtree(old, ignore_errors=True)
+        (output / "log.jsonl").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     task: Any = LMTask(run, accelerator.device) if isinstance(run, LMRun) else CodecTask(run, accelerator.device)
     return Loop(run, task, accelerator, output).run()
@@ -134,7 +138,21 @@ class Loop:
         found = checkpoints(self.output)
         if not found:
             return 0
-        training = json.loads((found[-1] / "training.json").read_text())
+        try:
+            training = json.loads((found[-1] / "training.json").read_text())
+            state = torch.load(found[-1] / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
+            states, step = {name: state[name] for name in self.optimizers}, int(training["step"])
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            RuntimeError,
+            struct.error,
+            pickle.PickleError,
+        ) as e:
+            raise UserError(f"{found[-1]} is damaged ({e}); delete it to go on from the checkpoint before it") from e
         was = build(type(self.run_config.model), training["run"]["model"], f"{found[-1]}: model")
         if was != self.run_config.model:
             now = dataclasses.asdict(self.run_config.model)
@@ -143,10 +161,20 @@ class Loop:
                 f"{found[-1]} is of another model ({differ}); give another output folder, or --fresh to start over"
             )
         self.task.load(found[-1])
-        state = torch.load(found[-1] / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
-        return training["step"]
+            optimizer.load_state_dict(states[name])
+        if self.accelerator.is_main_process:
+            self.forget_after(step)
+        return step
+
+    def forget_after(self, step: int) -> None:
+        """Take lines of steps that will be done again out of log.jsonl."""
+        path = self.output / "log.jsonl"
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            os.replace(temporary, path)
 
     def run(self) -> Path:
         hyper, accelerator = self.hyper, self.accelerator
@@ -190,7 +218,9 @@ class Loop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             accelerator.end_training()
-        if self.stop:
+        if self.step < hyper.steps:
+            if checkpoints(self.output)[-1:] != [self.folder()]:  # the signal came after the last look
+                self.checkpoint()
             console.print(f"interrupted: step {self.step} saved; the same command continues from it")
             raise KeyboardInterrupt
         return checkpoints(self.output)[-1]
@@ -271,19 +301,26 @@ class Loop:
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:
             return
-        folder, temporary = self.output / f"step-{self.step:07d}", self.output / ".checkpoint"
+        folder, temporary = self.folder(), self.output / ".checkpoint"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        self.task.save(temporary, accelerator)
-        torch.save({name: o.state_dict() for name, o in self.optimizers.items()}, temporary / "optimizers.pt")
-        training = {"step": self.step, "seed": self.hyper.seed, "run": dataclasses.asdict(self.run_config)}
-        (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n")
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        try:
+            temporary.mkdir()
+            self.task.save(temporary, accelerator)
+            torch.save({name: o.state_dict() for name, o in self.optimizers.items()}, temporary / "optimizers.pt")
+            training = {"step": self.step, "seed": self.hyper.seed, "run": dataclasses.asdict(self.run_config)}
+            (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save tells of a full disk by the last
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {self.step} could not be written ({error}); earlier ones are whole: make room "
+                "and run the same command again"
+            ) from error
         for old in checkpoints(self.output)[: -self.hyper.keep]:
             shutil.rmtree(old)
         for name, audio, sample_rate in self.task.samples(accelerator):
@@ -293,5 +330,10 @@ class Loop:
             for tracker in accelerator.trackers:
                 tracker.writer.add_audio(name, audio, self.step, sample_rate)  # type: ignore[attr-defined]
 
-    def interrupt(self, *_: Any) -> None:
+    def folder(self) -> Path:
+        return self.output / f"step-{self.step:07d}"
+
+    def interrupt(self, number: int, *_: Any) -> None:
+        """The first signal ends the run after this step; the second one ends it at once."""
         self.stop = True
+        signal.signal(number, signal.SIG_DFL)
