@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile as sf
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from tiny import POCKET, make_codec, melody
 
 from ostinato.codec import fingerprint, load_codec
+from ostinato.codec_task import CodecTask
 from ostinato.config import CodecRun, LMRun, Optimisation
 from ostinato.data import open_store, prepare
 from ostinato.errors import UserError
@@ -30,6 +32,7 @@ from ostinato.patterns import make_pattern
 from ostinato.sampling import Sampling
 from ostinato.train import Loop, checkpoints, learning_rate, optimizer_for, sample_order, train
 
+CPU = torch.device("cpu")
 CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}
 SMALL = {"text_width": 384, "codebook_size": 32, "width": 32, "blocks": 1, "heads": 4, "feed_forward": 64}
 SMALL |= {"state": 8, "head_width": 16, "chunk": 16, "dropout": 0.1}
@@ -208,7 +211,7 @@ def test_text_dropout_is_the_empty_caption(stores, tmp_path, monkeypatch, share)
 def test_what_was_learnt_by_heart_comes_back(stores, tmp_path, variant, K, pattern):
     """All the way: audio, codes, training, checkpoint folder, and by greedy sampling each caption gives its clip."""
     sizes = {"variant": variant, "num_codebooks": K, "pattern": pattern, "width": 64, "blocks": 2, "dropout": 0.0}
-    hyper = {"steps": 250, "learning_rate": 5e-3, "final_learning_rate": 1e-4, "warmup": 20, "checkpoint_every": 1000}
+    hyper = {"steps": 600, "learning_rate": 4e-3, "final_learning_rate": 1e-4, "warmup": 20, "checkpoint_every": 1000}
     run = lm_run(stores, tmp_path, sizes, hyper, label_smoothing=0.0, text_dropout=0.0)
     train(run)
     model, store = load(tmp_path), open_store(stores / "codes").split("train")
@@ -313,20 +316,25 @@ def test_fresh_starts_over_and_old_checkpoints_go(stores, tmp_path):
     kept = load_file(first / "model.safetensors")
     again = train(run, fresh=True)
     assert all(torch.equal(t, kept[name]) for name, t in load_file(again / "model.safetensors").items())
-    assert [line["step"] for line in log_of(tmp_path)] == 2 * [1, 2, 3, 4, 5]
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5]  # the old curve is gone
 
 
 def test_what_does_not_fit_is_refused(stores, tmp_path):
     train(lm_run(stores, tmp_path / "run", train={"steps": 1}))
-    prepare(
-        stores / "music", tmp_path / "other", make_codec(seed=9), "other", "0" * 16, clip_seconds=2.0, progress=False
-    )
+    other = tmp_path / "other-codec"
+    make_codec(seed=9).save_pretrained(other)
+    for store, codec_id in (("other", fingerprint(load_codec(other))), ("stale", "0" * 16)):
+        asked = {"clip_seconds": 2.0, "progress": False}
+        prepare(stores / "music", tmp_path / store, load_codec(other), str(other), codec_id, **asked)
     file = tmp_path / "file"
     file.write_text("")
     cases = {
         "--fresh": lm_run(stores, tmp_path / "run", {"width": 64}),
         "was trained on codec": dataclasses.replace(
             lm_run(stores, tmp_path / "run", train={"steps": 2}), data=str(tmp_path / "other")
+        ),
+        "was written with codec 0{16}": dataclasses.replace(
+            lm_run(stores, tmp_path / "s"), data=str(tmp_path / "stale")
         ),
         "holds audio": dataclasses.replace(lm_run(stores, tmp_path / "a"), data=str(stores / "audio")),
         "wants 4 codebooks of 32": lm_run(stores, tmp_path / "b", {"num_codebooks": 4}),
@@ -375,6 +383,40 @@ def test_codec_trains_against_its_adversary_and_resumes(stores, tmp_path):
         train(codec_run(stores, tmp_path / "halves", model=dataclasses.replace(POCKET, depth=2)))
     codec = load_codec(straight)
     assert codec.encode(torch.zeros(1, 1, 8000)).shape == (1, 3, 50)
+
+
+def test_codec_wants_clips_and_one_process(stores, tmp_path, monkeypatch):
+    (tmp_path / "music").mkdir()
+    sf.write(tmp_path / "music" / "a.wav", melody(2), 8000)
+    (tmp_path / "music" / "a.json").write_text(json.dumps({"split": "validation"}))
+    prepare(tmp_path / "music", tmp_path / "held", sample_rate=8000, clip_seconds=2.0, progress=False)
+    with pytest.raises(UserError, match="no clips in its train split; add more files"):
+        CodecTask(dataclasses.replace(codec_run(stores, tmp_path / "run"), data=str(tmp_path / "held")), CPU)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    for processes in 1, 2:
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda n=processes: n)
+        if processes == 1:
+            assert CodecTask(codec_run(stores, tmp_path / "run"), CPU)
+        else:
+            with pytest.raises(UserError, match="one process, and here are 2"):
+                CodecTask(codec_run(stores, tmp_path / "run"), CPU)
+
+
+def test_codec_validates_as_many_clips_as_asked(stores, tmp_path):
+    """Also those shorter than a spectrum's window."""
+    (tmp_path / "music").mkdir()
+    sf.write(tmp_path / "music" / "a.wav", melody(1), 8000)
+    sf.write(tmp_path / "music" / "held.wav", melody(3.5), 8000)
+    (tmp_path / "music" / "captions.csv").write_text("path,split\na.wav,train\nheld.wav,validation\n")
+    asked = {"clip_seconds": 0.25, "min_seconds": 0.25, "progress": False}
+    prepare(tmp_path / "music", tmp_path / "store", sample_rate=8000, **asked)
+    run = codec_run(stores, tmp_path / "run", train={"validation_clips": 8})
+    task, seen = CodecTask(dataclasses.replace(run, data=str(tmp_path / "store")), CPU), []
+    assert len(task.held_out) == 14
+    encode = task.codec.encode
+    task.codec.encode = lambda audio: seen.append(audio) or encode(audio)
+    metrics = task.validate(SimpleNamespace(unwrap_model=lambda module: module))
+    assert len(seen) == 8 and all(math.isfinite(value) for value in metrics.values())
 
 
 def test_codec_learns(stores, tmp_path):

@@ -1,8 +1,8 @@
 """Sampling: guidance, temperature, top-k and top-p, and the loop that draws frame after frame."""
 
 import json
-import os
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
