@@ -52,7 +52,7 @@ def test_every_key_of_every_section_can_be_set(tmp_path):
     train = Optimisation(betas=(0.5, 0.75), precision="fp32", learning_rate=1e-5)
     for run in (
         LMRun("d", "o", model, prompts=("a", "b"), train=train),
-        CodecRun("d", "o", PocketConfig(8000, 160, 640), train=train),
+        CodecRun("d", "o", PocketConfig(16000, 160, 640), train=train),
     ):
         plain = yaml.safe_load(yaml.safe_dump(dataclasses.asdict(run)).replace("!!python/tuple", ""))
         assert load_run(config(tmp_path, plain)) == run
@@ -110,6 +110,18 @@ def test_unknown_keys_name_the_nearest(tmp_path, key, nearest):
         ("train.precision=fp8", "precision auto 'fp8'"),
         ("clip_seconds=0", "clip_seconds above 0"),
         ("clip_seconds=.nan", "clip_seconds nan"),
+        ("train.learning_rate=0", "train.learning_rate above 0 0.0"),
+        ("train.learning_rate=.inf", "train.learning_rate inf"),
+        ("train.final_learning_rate=-1e-4", "train.final_learning_rate at least 0 -0.0001"),
+        ("train.final_learning_rate=.nan", "train.final_learning_rate nan"),
+        ("train.weight_decay=-1", "train.weight_decay at least 0 -1.0"),
+        ("train.betas=[0.9, 1]", "train.betas under 1 [0.9, 1.0]"),
+        ("train.betas=[-0.1, 0.9]", "train.betas [-0.1, 0.9]"),
+        ("train.betas=[.nan, 0.9]", "train.betas nan"),
+        ("train.seed=-1", "train.seed 2147483647 -1"),
+        ("train.seed=2147483648", "train.seed 2147483648"),
+        ("sample_seconds=0", "sample_seconds above 0 0.0"),
+        ("sample_seconds=.inf", "sample_seconds inf"),
         ("text_dropout=1.5", "text_dropout 1.5"),
         ("label_smoothing=-0.1", "label_smoothing -0.1"),
         ("model.heads=7", "model: width 1024 heads 7"),
@@ -147,7 +159,20 @@ def test_codec_that_cannot_be(tmp_path):
     path = config(tmp_path, {"task": "codec", "data": "d", "output": "o"})
     message = refused(path, ["model.window=1000"])
     assert "window" in message and "1000" in message and "640" in message
+    message = refused(path, ["model.window=640"])  # no overlap
+    assert "window 640" in message and "at least 1280" in message
     assert "unknown key 'model.hops'" in refused(path, ["model.hops=3"])
+
+
+def test_clips_shorter_than_a_spectrum(tmp_path):
+    """A codec's clips hold the longest window of its losses, what its adversary hears the longest of its own."""
+    path = config(tmp_path, {"task": "codec", "data": "d", "output": "o", "model": {"sample_rate": 8000}})
+    assert load_run(path, ["clip_seconds=0.512", "adversary_seconds=0.256"])
+    for setting in "clip_seconds=0.5", "adversary_seconds=0.25", "adversary_seconds=.nan", "clip_seconds=.inf":
+        key, _, value = setting.partition("=")
+        message = refused(path, [setting])
+        assert key in message and value.lstrip(".") in message
+    assert "at least 0.512 (4096 samples at 8000 Hz), got 0.5" in refused(path, ["clip_seconds=0.5"])
 
 
 @pytest.mark.parametrize("key", ["data", "output", "model"])
@@ -174,9 +199,9 @@ def test_a_base_is_laid_under(tmp_path):
 
 def test_settings_are_read_as_yaml(tmp_path):
     """Over sections that are not in the file, too; numbers as YAML 1.1 misreads them; whole numbers for reals."""
-    settings = ["train.learning_rate=1e-4", "train.betas=[9e-1, 1]", "prompts=[a song, b]", "train.warmup=7"]
+    settings = ["train.learning_rate=1e-4", "train.betas=[9e-1, 0]", "prompts=[a song, b]", "train.warmup=7"]
     run = load_run(config(tmp_path, LM), [*settings, "clip_seconds=10", "model.variant=prefix-mamba", "codec=a=b"])
-    assert run.train.learning_rate == 1e-4 and run.train.betas == (0.9, 1.0) and run.train.warmup == 7
+    assert run.train.learning_rate == 1e-4 and run.train.betas == (0.9, 0.0) and run.train.warmup == 7
     assert run.prompts == ("a song", "b") and run.model.variant == "prefix-mamba" and run.codec == "a=b"
     assert isinstance(run.clip_seconds, float)
     assert load_run(config(tmp_path, LM | {"train": {"weight_decay": "1e-2"}})).train.weight_decay == 0.01

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import yaml
 from ostinato.errors import UserError
 from ostinato.lm import LMConfig
 from ostinato.pocket import PocketConfig
+from ostinato.spectral import DISCRIMINATOR_WINDOWS, MEL_BINS
 
 
 @dataclass(frozen=True)
@@ -147,17 +149,41 @@ def load_run(path: str | Path, settings: Sequence[str] = ()) -> LMRun | CodecRun
     if task not in list(RUNS):
         raise UserError(f"{path}: unknown task {task!r}; {nearest(str(task), list(RUNS))}")
     run: LMRun | CodecRun = build(RUNS[task], values, "")
-    for key in COUNTS:
-        check(getattr(run.train, key) >= 1, f"train.{key} must be at least 1, got {getattr(run.train, key)}")
-    check(run.train.workers >= 0, f"train.workers must be at least 0, got {run.train.workers}")
-    for key in ("label_smoothing", "text_dropout") if isinstance(run, LMRun) else ():
-        check(0 <= getattr(run, key) <= 1, f"{key} must be from 0 to 1, got {getattr(run, key)}")
-    check(0 < run.clip_seconds < float("inf"), f"clip_seconds must be above 0, got {run.clip_seconds}")
-    check(
-        run.train.precision in ("auto", "fp32", "bf16"),
-        f"train.precision must be auto, fp32 or bf16, got {run.train.precision!r}",
-    )
+    check_training(run.train)
+    check(0 < run.clip_seconds < math.inf, f"clip_seconds must be above 0, got {run.clip_seconds}")
+    if isinstance(run, LMRun):
+        for key in ("label_smoothing", "text_dropout"):
+            check(0 <= getattr(run, key) <= 1, f"{key} must be from 0 to 1, got {getattr(run, key)}")
+        check(0 < run.sample_seconds < math.inf, f"sample_seconds must be above 0, got {run.sample_seconds}")
+    else:
+        check_window("clip_seconds", run.clip_seconds, max(MEL_BINS), run.model.sample_rate)
+        check_window("adversary_seconds", run.adversary_seconds, max(DISCRIMINATOR_WINDOWS), run.model.sample_rate)
     return run
+
+
+def check_training(hyper: Optimisation) -> None:
+    for key in COUNTS:
+        check(getattr(hyper, key) >= 1, f"train.{key} must be at least 1, got {getattr(hyper, key)}")
+    check(hyper.workers >= 0, f"train.workers must be at least 0, got {hyper.workers}")
+    check(0 < hyper.learning_rate < math.inf, f"train.learning_rate must be above 0, got {hyper.learning_rate}")
+    for key in ("final_learning_rate", "weight_decay"):
+        check(0 <= getattr(hyper, key) < math.inf, f"train.{key} must be at least 0, got {getattr(hyper, key)}")
+    check(
+        all(0 <= beta < 1 for beta in hyper.betas),
+        f"train.betas must each be at least 0 and under 1, got {list(hyper.betas)}",
+    )
+    check(0 <= hyper.seed < 2**31, f"train.seed must be from 0 to {2**31 - 1}, got {hyper.seed}")
+    check(
+        hyper.precision in ("auto", "fp32", "bf16"),
+        f"train.precision must be auto, fp32 or bf16, got {hyper.precision!r}",
+    )
+
+
+def check_window(key: str, seconds: float, window: int, sample_rate: int) -> None:
+    """A spectrum of `window` samples must fit into `seconds`."""
+    right = 0 < seconds < math.inf and round(seconds * sample_rate) >= window
+    least = math.ceil(1e4 * window / sample_rate) / 1e4
+    check(right, f"{key} must be at least {least:g} ({window} samples at {sample_rate} Hz), got {seconds}")
 
 
 def check(right: bool, message: str) -> None:

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from transformers.audio_utils import mel_filter_bank
 
 MEL_BINS = {4096: 320, 2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10}  # mel bands at each STFT window
+DISCRIMINATOR_WINDOWS = (2048, 1024, 512)
 
 
 def stft(audio: Tensor, window: int) -> Tensor:
@@ -54,7 +55,7 @@ def si_sdr(made: Tensor, real: Tensor) -> Tensor:
 class Discriminator(nn.Module):
     """One convolutional judge for each STFT resolution."""
 
-    def __init__(self, windows: tuple[int, ...] = (2048, 1024, 512), channels: int = 24):
+    def __init__(self, windows: tuple[int, ...] = DISCRIMINATOR_WINDOWS, channels: int = 24):
         super().__init__()
         self.windows = windows
         self.judges = nn.ModuleList(judge(channels) for _ in windows)
