@@ -14,11 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny import make_codec
 from torch import Tensor, nn
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ostinato.codec import DAC, EnCodec, fingerprint, load_codec
 from ostinato.errors import UserError
+from ostinato.pocket import PocketCodec, PocketConfig
 
 
 def randomised(kind: type, config, seed: int):
@@ -247,7 +249,7 @@ def test_fingerprint_tells_codecs_apart():
         assert fingerprint(codec) != before
 
 
-@every_codec
+@pytest.mark.parametrize("codec", [*CODECS.values(), make_codec()], ids=[*CODECS, "pocket"])
 def test_wrong_shapes_and_codes_are_refused(codec):
     K = codec.num_codebooks
     for audio in torch.zeros(1, 100), torch.zeros(1, 2, 100), torch.zeros(1, 1, 0):
@@ -327,6 +329,45 @@ def test_hub_cached_and_out_of_reach(tmp_path):
     assert loaded == f"someone/tiny {fingerprint(CODECS['dac'])}"
     assert "'descript/dac_44khz'" in first and "'someone/else'" in second
     assert all("check the name and the network" in line for line in (first, second))
+
+
+def test_pocket_codec_of_the_hub_of_which_the_config_alone_is_cached(tmp_path, monkeypatch):
+    """`model_type` caches config.json alone; the weights may then come from a newer revision, and its config too."""
+    codec, asked = make_codec(), []
+    codec.save_pretrained(tmp_path / "hub")
+    refs, cache = {"hub": "new", "cached": "old"}, tmp_path / "cache"
+    (cache / "old").mkdir(parents=True)
+    shutil.copy(tmp_path / "hub" / "config.json", cache / "old")
+
+    def download(source, filename, local_files_only=False):
+        if not local_files_only:
+            refs["cached"] = refs["hub"]
+            asked.append(filename)
+            (cache / refs["cached"]).mkdir(exist_ok=True)
+            shutil.copy(tmp_path / "hub" / filename, cache / refs["cached"])
+        file = cache / refs["cached"] / filename
+        if not file.is_file():
+            raise FileNotFoundError(filename)
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("ostinato.codec.model_type", lambda source: "pocket")
+    for _ in range(2):
+        assert fingerprint(load_codec("someone/pocket")) == fingerprint(codec)
+    assert asked == ["model.safetensors", "config.json"]
+    refs["hub"] = refs["cached"] = "same"
+    (cache / "same").mkdir()
+    shutil.copy(tmp_path / "hub" / "config.json", cache / "same")
+    assert fingerprint(load_codec("someone/pocket")) == fingerprint(codec)
+    assert asked[2:] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("hop", [2, 5, 160])
+def test_pocket_codec_with_the_least_overlap(hop):
+    with pytest.raises(ValueError, match=f"window {hop} must be a multiple of hop {hop}, at least {2 * hop}"):
+        PocketConfig(8000, hop, hop)
+    codec = PocketCodec(PocketConfig(8000, hop, 2 * hop, 16, 1, 2, 8, 4)).eval()
+    assert codec.decode(codec.encode(noise(9 * hop + 1))).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["dac", "encodec"])

@@ -224,6 +224,16 @@ def fingerprint(codec: Codec) -> str:
     return digest.hexdigest()[:16]
 
 
+def hub_folder(source: str) -> Path:
+    """The cached folder of a hub id that holds config.json and model.safetensors, fetched where need be. Errors:
+    `fetch`."""
+    # One by one: `model_type` leaves a snapshot of config.json alone, which snapshot_download takes for the whole. The
+    # weights first: their fetch may move the cache to a newer revision, whose config then is fetched, too.
+    names = ("model.safetensors", "config.json")
+    files = [fetch(huggingface_hub.hf_hub_download, source, filename=name) for name in names]
+    return Path(files[-1]).parent
+
+
 def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Codec:
     """A codec by short name ("dac", "encodec"), folder or hub id, on `device`.
 
@@ -244,8 +254,7 @@ def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -
     elif kind == "pocket":
         from ostinato.pocket import PocketCodec
 
-        folder = source if Path(source).is_dir() else fetch(huggingface_hub.snapshot_download, source)
-        codec = PocketCodec.from_pretrained(folder)
+        codec = PocketCodec.from_pretrained(source if Path(source).is_dir() else hub_folder(source))
     else:
         raise UserError(f"{source} holds a model of type {kind!r}, which is no codec here: give dac, encodec or pocket")
     return codec.to(device)  # type: ignore[return-value]  # all three have what Codec asks for

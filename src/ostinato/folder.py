@@ -4,7 +4,6 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -55,8 +54,3 @@ def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tens
     temporary = folder / ".config.json.tmp"
     temporary.write_text(json.dumps(config, indent=2) + "\n")
     os.replace(temporary, folder / "config.json")
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """'float32' | 'float16' | 'bfloat16' -> the torch dtype."""
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostinato.codec import check_codes, latent_slices, whole_frames
 from ostinato.errors import UserError
 from ostinato.folder import read_model_folder, write_model_folder
 
@@ -22,7 +23,7 @@ from ostinato.folder import read_model_folder, write_model_folder
 class PocketConfig:
     sample_rate: int = 32000
     hop: int = 640  # samples a frame: 50 frames a second
-    window: int = 2560  # samples of an STFT window, a multiple of hop
+    window: int = 2560  # samples of an STFT window, a multiple of hop, at least twice it
     width: int = 384
     depth: int = 6  # ConvNeXt blocks in the encoder, and as many in the decoder
     num_codebooks: int = 8
@@ -33,8 +34,8 @@ class PocketConfig:
         for f in dataclasses.fields(self):
             if getattr(self, f.name) < 1:
                 raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
-        if self.window % self.hop:
-            raise ValueError(f"window {self.window} must be a multiple of hop {self.hop}")
+        if self.window % self.hop or self.window < 2 * self.hop:  # else a window's zero is covered by no other
+            raise ValueError(f"window {self.window} must be a multiple of hop {self.hop}, at least {2 * self.hop}")
 
 
 class Quantised(NamedTuple):
@@ -144,10 +145,9 @@ class ResidualVQ(nn.Module):
 
 
 class PocketCodec(nn.Module):
-    """The codec protocol of `ostinato.codec` in about 12 million parameters."""
+    """The codec protocol of `ostinato.codec` in about 13 million parameters."""
 
     window: Tensor
-    envelope: Tensor
 
     def __init__(self, config: PocketConfig):
         super().__init__()
@@ -172,7 +172,7 @@ class PocketCodec(nn.Module):
 
     def encode_latent(self, audio: Tensor) -> Tensor:
         """audio [b, 1, samples] -> [b, T, d], T = ceil(samples / hop)."""
-        audio = F.pad(audio[:, 0], (0, -audio.shape[-1] % self.hop))
+        audio = whole_frames(audio, self.hop)[:, 0]
         spectrum = torch.fft.rfft(frames_of(audio, self.config.window, self.hop) * self.window)
         # |X|^0.3 has the dynamic range of hearing and no singularity at silence. Alone, and with its phase: no linear
         # layer could tell the magnitudes from the turning phases.
@@ -196,18 +196,20 @@ class PocketCodec(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """codes [b, n, T] of the first n codebooks -> audio [b, 1, T * hop]."""
+        check_codes(codes, self)
         return self.decode_latent(self.quantiser.decode(self.quantiser.latents(codes)))
 
     @torch.no_grad()
     def codes_to_latents(self, codes: Tensor) -> Tensor:
         """codes [b, n, T] -> [b, n * latent_width, T]: the (unit-length) codebook entries themselves."""
+        check_codes(codes, self)
         return self.quantiser.latents(codes)
 
     @torch.no_grad()
     def latents_to_codes(self, latents: Tensor) -> Tensor:
         """latents [b, n * latent_width, T] -> codes [b, n, T], each slice to its nearest entry."""
-        parts = latents.transpose(1, 2).split(self.latent_width, -1)
-        return torch.stack([self.quantiser.nearest(k, part) for k, part in enumerate(parts)], 1)
+        slices = latent_slices(latents, self)
+        return torch.stack([self.quantiser.nearest(k, x.transpose(1, 2)) for k, x in enumerate(slices)], 1)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PocketCodec":
