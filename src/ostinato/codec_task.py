@@ -1,6 +1,5 @@
 """Training the pocket codec: spectral losses, quantiser dropout and, from a given step on, a discriminator."""
 
-import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ostinato.data import Store, open_store
 from ostinato.errors import UserError
 from ostinato.pocket import PocketCodec
 from ostinato.spectral import (
+    MEL_BINS,
     Discriminator,
     SpectralLoss,
     adversarial_loss,
@@ -22,6 +22,7 @@ from ostinato.spectral import (
     si_sdr,
     waveform_distance,
 )
+from ostinato.store import spread
 
 
 class Segments(Dataset):
@@ -42,6 +43,12 @@ class Segments(Dataset):
 class CodecTask:
     def __init__(self, run: CodecRun, device: torch.device):
         self.run, self.device = run, device
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if processes > 1:  # what ResidualVQ.revive does is not synchronised
+                raise UserError(
+                    f"the codec trains in one process, and here are {processes}: start it without a launcher"
+                )
         store = open_store(run.data)
         if store.info["kind"] != "pcm":
             raise UserError(
@@ -52,7 +59,10 @@ class CodecTask:
                 f"{run.data} is at {store.info['sample_rate']} Hz, the codec at {run.model.sample_rate} Hz; "
                 f"prepare the store with --sample-rate {run.model.sample_rate}"
             )
-        self.data = Segments(store.split("train"), round(run.clip_seconds * run.model.sample_rate))
+        train = store.split("train")
+        if not len(train):
+            raise UserError(f"{run.data} has no clips in its train split; add more files")
+        self.data = Segments(train, round(run.clip_seconds * run.model.sample_rate))
         self.held_out = store.split("validation")
         codec = PocketCodec(run.model).to(device)
         self.codec = codec
@@ -99,9 +109,9 @@ class CodecTask:
         K, size = codec.num_codebooks, codec.codebook_size
         totals: dict[str, list[float]] = {}
         counts = torch.zeros(K, size)
-        chosen = range(0, len(self.held_out), max(1, len(self.held_out) // self.run.train.validation_clips))
-        for i in chosen:
+        for i in spread(len(self.held_out), self.run.train.validation_clips):
             audio = self.held_out.pcm(i, 0, 5 * codec.sample_rate)[None].to(self.device)
+            audio = nn.functional.pad(audio, (0, max(0, max(MEL_BINS) - audio.shape[-1])))
             codes = codec.encode(audio)
             for k in range(K):
                 counts[k] += torch.bincount(codes[0, k].cpu(), minlength=size)
@@ -120,7 +130,7 @@ class CodecTask:
         """Two held-out clips of 5 s as they are and through the codec."""
         codec = accelerator.unwrap_model(self.modules["codec"]).eval()
         out = []
-        for i in range(0, len(self.held_out), max(1, len(self.held_out) // 2))[:2]:
+        for i in spread(len(self.held_out), 2):
             audio = self.held_out.pcm(i, 0, 5 * codec.sample_rate)
             out.append((f"{i}-original", audio, codec.sample_rate))
             out.append(
@@ -135,8 +145,5 @@ class CodecTask:
         save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, folder / "discriminator.safetensors")
 
     def load(self, folder: Path) -> None:
-        saved = PocketCodec.from_pretrained(folder)
-        if dataclasses.asdict(saved.config) != dataclasses.asdict(self.run.model):
-            raise UserError(f"{folder} holds a codec of another configuration")
-        self.codec.load_state_dict(saved.state_dict())
+        self.codec.load_state_dict(PocketCodec.from_pretrained(folder).state_dict())
         self.modules["discriminator"].load_state_dict(load_file(folder / "discriminator.safetensors"))

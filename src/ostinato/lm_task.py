@@ -17,6 +17,7 @@ from ostinato.errors import UserError
 from ostinato.lm import MusicLM, count_parameters
 from ostinato.model import Ostinato, copy_codec, load_lm, save_lm
 from ostinato.patterns import Pattern
+from ostinato.store import spread
 from ostinato.text import load_text_encoder
 
 IGNORED = -100  # cross_entropy's mark of a target that does not count
@@ -128,8 +129,8 @@ class LMTask:
     @torch.no_grad()
     def validate(self, accelerator: Any) -> dict[str, float]:
         """Cross-entropy in nats a code on held-out clips, no label smoothing: the mean, and of each codebook."""
-        lm, count = accelerator.unwrap_model(self.modules["lm"]).eval(), len(self.held_out)
-        chosen = list(range(0, count, max(1, count // self.run.train.validation_clips)))
+        lm = accelerator.unwrap_model(self.modules["lm"]).eval()
+        chosen = spread(len(self.held_out), self.run.train.validation_clips)
         total = torch.zeros(self.run.model.num_codebooks)
         for i in range(0, len(chosen), self.run.train.batch):
             items = [self.held_out[j] for j in chosen[i : i + self.run.train.batch]]

@@ -28,6 +28,10 @@ from ostinato.errors import UserError
 FORMAT = 1
 PCM_SCALE = 32768.0  # libsndfile's: a 16-bit file at the store's rate keeps its samples exactly
 PAYLOAD = {"codes": "codes", "pcm": "audio"}  # column by kind
+NEEDED = {  # keys of store.json by kind, without which its clips cannot be read
+    "codes": ("sample_rate", "codec", "codec_id", "frame_rate", "num_codebooks", "codebook_size"),
+    "pcm": ("sample_rate",),
+}
 SPLITS = ("train", "validation", "test")
 
 _COLUMNS = [
@@ -143,7 +147,20 @@ def read_info(path: Path) -> dict | None:
         raise UserError(f"cannot read {path / 'store.json'} ({error}): prepare into a new folder") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UserError(f"{path} is not a store of format {FORMAT}: prepare into a new folder")
+    if info.get("kind") not in list(NEEDED):
+        raise UserError(
+            f"{path / 'store.json'} has kind {info.get('kind')!r}, not codes or pcm: prepare into a new folder"
+        )
+    lacking = [key for key in NEEDED[info["kind"]] if key not in info]
+    if lacking:
+        raise UserError(f"{path / 'store.json'} lacks {', '.join(lacking)}: prepare into a new folder")
     return info
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """`wanted` numbers of 0 to count - 1, evenly apart; all of them where there are fewer."""
+    n = min(count, wanted)
+    return [i * count // n for i in range(n)]
 
 
 def shard_files(path: Path) -> list[Path]:
