@@ -22,6 +22,7 @@ from ostinato.captions import split_of
 from ostinato.clips import near_silent
 from ostinato.data import open_store, prepare
 from ostinato.errors import UserError
+from ostinato.store import spread
 
 RATE = 8000
 
@@ -327,14 +328,38 @@ def test_edited_captions_reach_the_store_without_encoding(folder, tmp_path, monk
         ("captions.csv", "path,caption\nq/a.wav,x\n", "relative to"),
         ("captions.jsonl", '{"path": "a.wav"}\n{oops\n', "line 2 is not JSON"),
         ("captions.jsonl", '{"path": "a.wav", "captions": 3}', "has 3 where"),
-        ("a.json", "[1]", "a.json holds a list"),
-        ("a.txt", "caf\udce9", "not UTF-8"),
     ],
 )
 def test_captions_that_cannot_be_understood(folder, tmp_path, name, text, complaint):
     (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UserError, match=complaint):
         prepared(folder, tmp_path / "out")
+
+
+def test_sidecars_that_cannot_be_understood_are_ignored_and_told(folder, tmp_path):
+    """They may be another program's. The rest that is known of the file still holds."""
+    faults = {
+        "a": ("a.json", "[1]", "a.json holds a list"),
+        "b": ("b.json", "{oops", "b.json is not JSON"),
+        "d": ("d.json", '{"captions": 3, "title": "not taken"}', "d.json has 3 where"),
+        "e": ("e.txt", "caf\udce9", "e.txt is not UTF-8"),
+        "f": ("f.json", "[" * 100_000, "f.json is not JSON"),
+    }
+    for name, text, _ in faults.values():
+        (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    (folder / "a.txt").write_text("from the other sidecar")
+    (folder / "captions.csv").write_text("path,caption\nd.ogg,from the table\n")
+    assert prepared(folder, tmp_path / "out").outcomes == {"ok": 6}
+    rows = {path.split(".")[0]: row for path, row in report_of(tmp_path / "out").items()}
+    for name, (_, _, fault) in faults.items():
+        assert rows[name]["outcome"] == "ok" and fault in rows[name]["message"] and "ignored" in rows[name]["message"]
+    assert rows["deep/c"]["message"] == ""
+    said = {row["path"]: (row["captions"], row["title"]) for row, _ in contents(tmp_path / "out").values()}
+    assert said["a.wav"] == (["from the other sidecar"], "") and said["d.ogg"] == (["from the table"], "")
+    for name, _, _ in faults.values():
+        (folder / name).unlink()
+    assert prepared(folder, tmp_path / "out").processed == 0
+    assert {row["message"] for row in report_of(tmp_path / "out").values()} == {""}
 
 
 def test_a_captions_file_that_is_not_there(folder, tmp_path):
@@ -383,6 +408,30 @@ def test_damaged_stores_are_said_to_be(folder, tmp_path):
     (tmp_path / "out" / "store.json").write_text("{")
     with pytest.raises(UserError, match="new folder"):
         open_store(tmp_path / "out")
+
+
+@pytest.mark.parametrize("codec", [True, False])
+def test_stores_that_lack_what_reading_them_needs(folder, tmp_path, codec):
+    prepared(folder, tmp_path / "out", codec)
+    file = tmp_path / "out" / "store.json"
+    whole = json.loads(file.read_text())
+    needed = {"kind", "sample_rate"} | ({"codec", "codec_id", "frame_rate", "num_codebooks"} if codec else set())
+    for key in needed:
+        file.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
+        with pytest.raises(UserError, match=rf"store\.json .*{key}.*new folder"):
+            open_store(tmp_path / "out")
+    file.write_text(json.dumps(whole | {"kind": ["codes"]}))
+    with pytest.raises(UserError, match="kind"):
+        open_store(tmp_path / "out")
+
+
+@given(st.integers(1, 300), st.integers(1, 100))
+def test_evenly_spread(count, wanted):
+    chosen = spread(count, wanted)
+    assert len(chosen) == min(count, wanted) and chosen[0] == 0
+    steps = {b - a for a, b in zip(chosen, [*chosen[1:], count], strict=True)}
+    assert min(steps) >= 1 and max(steps) - min(steps) <= 1
+    assert spread(0, wanted) == []
 
 
 class InterruptedCodec(LevelCodec):

@@ -8,6 +8,7 @@ artist only).
 import csv
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -39,12 +40,15 @@ class About:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
-def gather(folder: Path, paths: list[str], table: Path | None = None) -> tuple[dict[str, About], list[str]]:
+def gather(
+    folder: Path, paths: list[str], table: Path | None = None
+) -> tuple[dict[str, About], list[str], dict[str, str]]:
     """Sidecars and tables of all `paths` (relative to `folder`, with forward slashes).
 
     Args: table: a .csv, .jsonl or .ndjson file; None looks for captions.csv and captions.jsonl in `folder`.
-    Returns: description by path (every path has one), and the paths tables name that are not in `paths`.
-    Raises: UserError for a sidecar or table that cannot be understood, or a table none of whose rows fits.
+    Returns: description by path (every path has one); the paths tables name that are not in `paths`; by path, what is
+        wrong with sidecars that cannot be understood, and so are ignored (a song.json may be another program's).
+    Raises: UserError for a table that cannot be understood, or a table none of whose rows fits.
     """
     tables = [table] if table else [f for f in (folder / "captions.csv", folder / "captions.jsonl") if f.is_file()]
     said: dict[str, About] = {}
@@ -60,7 +64,13 @@ def gather(folder: Path, paths: list[str], table: Path | None = None) -> tuple[d
         strangers += sorted(named.keys() - known)
         for path, about in named.items():
             said[path] = _joined(said[path], about) if path in said else about
-    return {path: _sidecar(folder / path).over(said.get(path, About())) for path in paths}, strangers
+    faults = {}
+    for path in paths:
+        about, fault = _sidecar(folder / path)
+        said[path] = about.over(said.get(path, About()))
+        if fault:
+            faults[path] = fault
+    return {path: said[path] for path in paths}, strangers, faults
 
 
 def with_tags(about: About, path: Path) -> About:
@@ -119,14 +129,21 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict]]:
             yield f"{file}, line {number},", _object(line, f"{file}, line {number}")
 
 
-def _sidecar(audio: Path) -> About:
-    about = About()
+def _sidecar(audio: Path) -> tuple[About, str]:
+    """What the sidecars say, and what is wrong with them: one that cannot be understood says nothing."""
+    about, faults = About(), []
     as_json, as_text = audio.with_suffix(".json"), audio.with_suffix(".txt")
-    if as_json.is_file():
-        about = _about(_object(_text(as_json), str(as_json)), str(as_json))
-    if as_text.is_file():
-        about = about.over(About(captions=_lines(_text(as_text).splitlines())))
-    return about
+    try:
+        if as_json.is_file():
+            about = _about(_object(_text(as_json), str(as_json)), str(as_json))
+    except UserError as error:
+        faults.append(f"ignored: {error}")
+    try:
+        if as_text.is_file():
+            about = about.over(About(captions=_lines(_text(as_text).splitlines())))
+    except UserError as error:
+        faults.append(f"ignored: {error}")
+    return about, "; ".join(faults)
 
 
 def _about(row: dict, where: str) -> About:
@@ -149,7 +166,7 @@ def _strings(value: object, where: str) -> tuple[str, ...]:
         return _lines([value or ""])
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return _lines(value)
-    raise UserError(f"{where} has {value!r} where text is wanted: give a string or a list of strings")
+    raise UserError(f"{where} has {reprlib.repr(value)} where text is wanted: give a string or a list of strings")
 
 
 def _lines(lines: Iterable[str]) -> tuple[str, ...]:
@@ -168,7 +185,7 @@ def _lower(row: dict) -> dict:
 def _object(text: str, where: str) -> dict:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}): mend it") from error
     if not isinstance(value, dict):
         raise UserError(f"{where} holds a {type(value).__name__}: write an object, {{...}}")

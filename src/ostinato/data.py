@@ -113,13 +113,13 @@ def prepare(
         batch: clips of one file encoded together.
         progress: show a bar on stderr.
     Raises: UserError for a folder that is missing or without audio, an `out` that cannot be written, is in use by
-        another run or was made with other settings, captions that cannot be understood, or when no clip came of it.
-        Broken, empty, short and silent files do not raise; report.csv in `out` lists them.
+        another run or was made with other settings, a captions table that cannot be understood, or when no clip came
+        of it. Broken, empty, short and silent files and sidecars do not raise; report.csv in `out` lists them.
     """
     folder, out = Path(folder), Path(out)
     info = _settings(codec, codec_name, codec_id, sample_rate, clip_seconds, min_seconds, silence_db)
     files = _find_audio(folder)
-    about, strangers = gather(folder, list(files), Path(captions) if captions else None)
+    about, strangers, faults = gather(folder, list(files), Path(captions) if captions else None)
     with _only_writer(out):
         _agree(out, info)
         records = _bring_up_to_date(out, folder, files, about)
@@ -134,7 +134,7 @@ def prepare(
                     shard = _Open(_next_shard(out))
         finally:  # also when interrupted: whole files are kept
             _close(shard, info["kind"], records)
-            _write_report(out, records)
+            _write_report(out, records, faults)
     report = Report(
         processed=len(todo),
         clips=sum(r.clips for r in records.values()),
@@ -157,8 +157,10 @@ def _settings(
     min_seconds: float,
     silence_db: float,
 ) -> dict:
-    if not 0 < min_seconds <= clip_seconds:
-        raise UserError(f"clips of {clip_seconds} s, at least {min_seconds} s: give 0 < min_seconds <= clip_seconds")
+    if not 0 < min_seconds <= clip_seconds < float("inf"):
+        raise UserError(
+            f"clips of {clip_seconds} s, at least {min_seconds} s: give 0 < min_seconds <= clip_seconds, both finite"
+        )
     if codec is None:
         if not sample_rate or sample_rate <= 0:
             raise UserError(f"sample rate {sample_rate}: a store without a codec needs one, in Hz (44100)")
@@ -291,14 +293,17 @@ def _close(shard: _Open, kind: str, records: dict[str, Record]) -> None:
     records.update({record.path: record for record, _ in shard.files})
 
 
-def _write_report(out: Path, records: dict[str, Record]) -> None:
+def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str]) -> None:
+    """report.csv; `faults` are those of sidecars (see `gather`), told beside what a record has to say."""
+
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as lines:
             table = csv.writer(lines)
             table.writerow(["path", "outcome", "clips", "seconds", "message"])
             for path in sorted(records):
                 r = records[path]
-                table.writerow([path, r.outcome, r.clips, f"{r.seconds:.3f}", r.message])
+                message = "; ".join(part for part in (r.message, faults.get(path)) if part)
+                table.writerow([path, r.outcome, r.clips, f"{r.seconds:.3f}", message])
 
     write_atomic(out / "report.csv", write)
 
