@@ -73,7 +73,7 @@ def made(tmp_path_factory):
     (music / "broken.wav").write_bytes(b"RIFF but not for long")
 
     ostinato("prepare", music, root / "audio", "--codec", "none", "--sample-rate", 8000, "--clip-seconds", 1.5)
-    codec = {"task": "codec", "data": str(root / "audio"), "output": str(root / "codec"), "clip_seconds": 0.5}
+    codec = {"task": "codec", "data": str(root / "audio"), "output": str(root / "codec"), "clip_seconds": 0.6}
     write_yaml(root / "codec.yaml", codec | {"model": CODEC, "adversary_from": 1, "train": STEPS})
     ostinato("train", root / "codec.yaml")
     ostinato("prepare", music, root / "codes", "--codec", root / "codec", "--clip-seconds", 1.5)
@@ -169,6 +169,8 @@ def test_generate_tells_mistakes(made, tmp_path, told):
     assert "temperature" in generate("--temperature=-1") and "temperature" in generate("--temperature=nan")
     assert "top-p" in generate("--top-p=0") and "top-k" in generate("--top-k=-5")
     assert "guidance" in generate("--guidance=inf")
+    for seed in -1, 2**63:
+        assert f"seed must be from 0 to {2**63 - 1}, got {seed}" in generate(f"--seed={seed}")
     for device in "nonsense", "cuda:99", "cuda:x", "meta", "":
         assert f"device {device!r}" in generate("--device", device)
     for name, words in {
@@ -292,6 +294,9 @@ def test_prepare_tells_mistakes(made, tmp_path, told):
     options = ("--codec", "none", "--sample-rate", 8000)
     assert "cannot write" in prepare(made / "music", tmp_path / "file" / "store", *options)
     assert "sample rate" in prepare(made / "music", tmp_path / "store", "--codec", "none")
+    for seconds in "inf", "nan", "0", "-1":
+        line = prepare(made / "music", tmp_path / "store", *options, f"--clip-seconds={seconds}")
+        assert f"clips of {float(seconds)} s" in line
     assert "other settings" in prepare(made / "music", made / "audio", *options[:3], 4000)
     assert "no codec 'musicodec'" in prepare(made / "music", tmp_path / "store", "--codec", "musicodec")
     assert "config.json" in prepare(made / "music", tmp_path / "store", "--codec", tmp_path / "quiet")
@@ -299,6 +304,13 @@ def test_prepare_tells_mistakes(made, tmp_path, told):
     assert "device 'nonsense'" in prepare(
         made / "music", tmp_path / "store", "--codec", made / "codec", "--device", "nonsense"
     )
+
+
+def test_clips_shorter_than_a_second(made, tmp_path, capfd):
+    for codec in ("none", "--sample-rate", 8000), (made / "codec",):
+        out = tmp_path / Path(codec[0]).name
+        ostinato("prepare", made / "music", out, "--clip-seconds", 0.5, "--codec", *codec)
+        assert "24 clips" in capfd.readouterr().out.replace("\n", " ")  # 4 files of 3 s
 
 
 def test_a_pickle_that_is_no_checkpoint(tmp_path, told):

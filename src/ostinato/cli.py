@@ -42,6 +42,8 @@ def generate(
     """Turn a sentence into music."""
     if not prompt.strip():
         raise UserError("the prompt is empty; write a sentence that says what to play")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
     from ostinato.audio import check_output
 
     check_output(output)  # a name that cannot be written is told before the work, not after it
@@ -85,8 +87,16 @@ def prepare(
     """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
     from ostinato.data import prepare as prepare_store
 
+    min_seconds = min(1.0, clip_seconds)
     if codec == "none":
-        report = prepare_store(folder, out, sample_rate=sample_rate, clip_seconds=clip_seconds, captions=captions)
+        report = prepare_store(
+            folder,
+            out,
+            sample_rate=sample_rate,
+            clip_seconds=clip_seconds,
+            min_seconds=min_seconds,
+            captions=captions,
+        )
     else:
         from ostinato.codec import fingerprint, load_codec
         from ostinato.model import resolve
@@ -94,7 +104,7 @@ def prepare(
         source = str(resolve(codec)) if Path(codec).is_dir() else codec
         loaded = load_codec(source, pick_device(device))
         report = prepare_store(
-            folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, captions=captions
+            folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, min_seconds, captions=captions
         )
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
     print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
