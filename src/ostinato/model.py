@@ -101,7 +101,7 @@ class Ostinato:
             if given.numel() and (given.min() < 0 or given.max() >= size):
                 raise UserError(f"codes to continue from should be 0 to {size - 1}, got {given.min()} to {given.max()}")
             given = given.to(self.device).expand(len(prompts), -1, -1)
-        seeds = [seed + i for i in range(len(prompts))]
+        seeds = [(seed + i) % 2**63 for i in range(len(prompts))]
         return begin(self.lm, self.text(prompts), self.text([""]), settings or Sampling(), seeds, given)
 
     def stream(

@@ -242,7 +242,7 @@ class Loop:
     def seed_of(self, micro: int) -> int:
         """The seed of micro-batch `micro` of the run, in this process."""
         step, micro = divmod(micro, self.hyper.accumulation)
-        return ((self.hyper.seed * 1_000_003 + step) * 1009 + micro) * 64 + self.accelerator.process_index
+        return (((self.hyper.seed * 1_000_003 + step) * 1009 + micro) * 64 + self.accelerator.process_index) % 2**63
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
         """One optimizer step over `accumulation` micro-batches; returns the mean metrics."""
