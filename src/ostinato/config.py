@@ -1,7 +1,6 @@
 """Configs: YAML files become dataclasses; a wrong key or type is told with the nearest right one."""
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ostinato.errors import UserError
+from ostinato.errors import UserError, nearest
 from ostinato.lm import LMConfig
 from ostinato.pocket import PocketConfig
 from ostinato.spectral import DISCRIMINATOR_WINDOWS, MEL_BINS
@@ -90,12 +89,6 @@ COUNTS = (
     "keep",
 )
 T = TypeVar("T")
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """' (did you mean X?)' or the list of what there is."""
-    close = difflib.get_close_matches(word, words, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(words)}"
 
 
 def read_config(path: str | Path, above: tuple[Path, ...] = ()) -> dict:

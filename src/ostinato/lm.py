@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostinato.attention import CrossAttention, KVState, SelfAttention, TextState
-from ostinato.errors import UserError
+from ostinato.errors import UserError, nearest
 from ostinato.linear import Linear
 from ostinato.mamba import Mamba2, MambaState
 from ostinato.patterns import make_pattern
@@ -61,8 +61,6 @@ class LMConfig:
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
-            from ostinato.config import nearest
-
             raise UserError(f"unknown variant {self.variant!r}; {nearest(self.variant, list(VARIANTS))}")
         if self.norm not in ("rms", "layer"):
             raise UserError(f"norm must be rms or layer, got {self.norm!r}")
