@@ -2,8 +2,9 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -25,6 +26,9 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
 
+OWN = " Default: the model's own setting."
+
+
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.")],
@@ -33,10 +37,12 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="A .wav, .flac or .ogg file.")] = Path("out.wav"),
     model: Model = None,
     continue_from: Annotated[Path | None, typer.Option(help="An audio file to go on from.")] = None,
-    guidance: Annotated[float, typer.Option(help="How closely to follow the text; 1 is no guidance.")] = 3.0,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest code always.")] = 1.2,
-    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest codes; 0: from all.")] = 250,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest codes that make up this share.")] = 1.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to follow the text; 1: no guidance." + OWN)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest code always." + OWN)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes; 0: from all." + OWN)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that make up this share." + OWN)] = None,
     device: Device = "auto",
 ) -> None:
     """Turn a sentence into music."""
@@ -51,8 +57,11 @@ def generate(
         from ostinato.model import Clip, load
         from ostinato.sampling import Sampling
 
-        settings = Sampling(guidance, temperature, top_k, top_p)
+        asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        Sampling(**given)  # a value that cannot be is told before the model is loaded
         loaded = load(model, pick_device(device))
+        settings = replace(loaded.sampling, **given)
         loaded.frame_count(seconds)
     rate, began = loaded.codec.frame_rate, time.monotonic()
     columns = (BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())

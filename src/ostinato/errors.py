@@ -10,6 +10,6 @@ class UserError(Exception):
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """' (did you mean X?)' or the list of what there is."""
+    """ "did you mean 'X'?" or, where nothing is near, all there is."""
     close = difflib.get_close_matches(word, words, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(words)}"

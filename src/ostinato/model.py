@@ -41,12 +41,13 @@ class Clip:
 
 @dataclass
 class Ostinato:
-    """A model ready to play. `config` is what config.json says of it."""
+    """A model ready to play. `config` is what config.json says of it, `sampling` the settings it plays best with."""
 
     lm: MusicLM
     text: TextEncoder
     codec: Codec
     config: dict = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
 
     def generate(
         self,
@@ -60,6 +61,7 @@ class Ostinato:
         """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i).
 
         continue_from: an audio file or codes [1, K, T0]; the clips begin with it and go on for `seconds`.
+        settings: default, the model's own `sampling`.
         on_frame: called with the frames done and their number in all, after each.
         Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
         """
@@ -102,7 +104,7 @@ class Ostinato:
                 raise UserError(f"codes to continue from should be 0 to {size - 1}, got {given.min()} to {given.max()}")
             given = given.to(self.device).expand(len(prompts), -1, -1)
         seeds = [(seed + i) % 2**63 for i in range(len(prompts))]
-        return begin(self.lm, self.text(prompts), self.text([""]), settings or Sampling(), seeds, given)
+        return begin(self.lm, self.text(prompts), self.text([""]), settings or self.sampling, seeds, given)
 
     def stream(
         self,
@@ -146,7 +148,7 @@ class Ostinato:
 
 
 def save_lm(folder: str | Path, lm: MusicLM, config: dict, dtype: torch.dtype = torch.float32) -> None:
-    """Write config.json and model.safetensors. config: text, codec, codec_id, training (see `load`)."""
+    """Write config.json and model.safetensors. config: text, codec, codec_id, and, if known, sampling and training."""
     config = {"model_type": "ostinato", "lm": dataclasses.asdict(lm.config)} | config
     write_model_folder(folder, config, {name: t.to(dtype) for name, t in lm.state_dict().items()})
 
@@ -206,7 +208,8 @@ def load(name: str | Path | None = None, device: str | torch.device = "cpu") -> 
             f"{folder} was trained on codes of codec {config['codec_id']}, but {config['codec']} is {found}: "
             "its codes mean other sounds; put the codec it was trained on in its codec/ folder"
         )
-    return Ostinato(lm.to(device), load_text_encoder(config["text"], str(device)), codec, config)
+    sampling = build(Sampling, config.get("sampling", {}), f"{folder}: sampling")
+    return Ostinato(lm.to(device), load_text_encoder(config["text"], str(device)), codec, config, sampling)
 
 
 def describe(folder: Path) -> dict[str, str]:
