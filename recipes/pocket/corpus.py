@@ -139,8 +139,17 @@ def captions(rows: list[Row], out: Path) -> Counter:
             print(f"warning: left out {r['file']}: soundfile cannot decode it", file=sys.stderr)
             continue
         source = r["path"] if r["package"] == "music21" else r["package"]
-        lines.append({"path": r["file"], "captions": r["captions"].split(" | "), "title": r["title"],
-                      "artist": r["artist"], "licence": r["licence"], "source": source, "split": r["split"]})
+        lines.append(
+            {
+                "path": r["file"],
+                "captions": r["captions"].split(" | "),
+                "title": r["title"],
+                "artist": r["artist"],
+                "licence": r["licence"],
+                "source": source,
+                "split": r["split"],
+            }
+        )
         splits[r["split"]] += 1
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_whole(out / "captions.jsonl", text.encode())

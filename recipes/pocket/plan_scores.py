@@ -21,38 +21,61 @@ CHORALES, TUNES, SECONDS = 92, 205, 41
 NAMES = ["C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B"]
 # words, GM programs of soprano to bass, semitones up, whether it can be called gentle
 CHOIRS = [
-    ("church organ", "19 19 19 19", 0, False), ("church organ", "19 19 19 19", 0, False),
-    ("piano", "0 0 0 0", 0, True), ("piano", "0 0 0 0", 0, True), ("string quartet", "40 40 41 42", 0, True),
-    ("string ensemble", "48 48 48 48", 0, True), ("string ensemble", "48 48 48 48", 0, True),
-    ("brass section", "61 61 61 61", 0, False), ("harpsichord", "6 6 6 6", 0, False),
-    ("acoustic guitar", "24 24 24 24", 0, True), ("woodwind quartet", "73 68 71 70", 0, True),
-    ("recorder consort", "74 74 74 74", 5, True), ("music box", "10 10 10 10", 12, True),
+    ("church organ", "19 19 19 19", 0, False),
+    ("church organ", "19 19 19 19", 0, False),
+    ("piano", "0 0 0 0", 0, True),
+    ("piano", "0 0 0 0", 0, True),
+    ("string quartet", "40 40 41 42", 0, True),
+    ("string ensemble", "48 48 48 48", 0, True),
+    ("string ensemble", "48 48 48 48", 0, True),
+    ("brass section", "61 61 61 61", 0, False),
+    ("harpsichord", "6 6 6 6", 0, False),
+    ("acoustic guitar", "24 24 24 24", 0, True),
+    ("woodwind quartet", "73 68 71 70", 0, True),
+    ("recorder consort", "74 74 74 74", 5, True),
+    ("music box", "10 10 10 10", 12, True),
     ("harp", "46 46 46 46", 0, True),
-    ("vibraphone", "11 11 11 11", 5, True), ("accordion", "21 21 21 21", 0, False), ("celesta", "8 8 8 8", 12, True),
-    ("saxophone quartet", "64 65 66 67", 0, False), ("warm synth pad", "89 89 89 89", 0, True),
-    ("pizzicato strings", "45 45 45 45", 0, True), ("8-bit chiptune square waves", "80 80 80 80", 0, False),
+    ("vibraphone", "11 11 11 11", 5, True),
+    ("accordion", "21 21 21 21", 0, False),
+    ("celesta", "8 8 8 8", 12, True),
+    ("saxophone quartet", "64 65 66 67", 0, False),
+    ("warm synth pad", "89 89 89 89", 0, True),
+    ("pizzicato strings", "45 45 45 45", 0, True),
+    ("8-bit chiptune square waves", "80 80 80 80", 0, False),
 ]
 # words, GM program, middle of its range, whether it can be called gentle, what may accompany it: (words, program)
 PIANO, GUITAR, HARP, STRINGS = ("piano", 0), ("acoustic guitar", 24), ("harp", 46), ("string", 48)
 LEADS = [
-    ("piano", 0, 70, True, [PIANO]), ("piano", 0, 70, True, [PIANO]), ("acoustic guitar", 24, 62, True, [GUITAR]),
-    ("acoustic guitar", 25, 62, True, [GUITAR]), ("flute", 73, 77, True, [PIANO, GUITAR, HARP]),
-    ("flute", 73, 77, True, [STRINGS, GUITAR]), ("violin", 40, 73, False, [PIANO, GUITAR]),
-    ("fiddle", 110, 71, False, [GUITAR, ("accordion", 21)]), ("cello", 42, 52, True, [PIANO, HARP]),
-    ("recorder", 74, 77, True, [("harpsichord", 6), GUITAR]), ("harpsichord", 6, 68, False, [("harpsichord", 6)]),
-    ("music box", 10, 82, True, [("music box", 10)]), ("harp", 46, 67, True, [HARP]),
-    ("church organ", 19, 69, False, [("church organ", 19)]), ("accordion", 21, 70, False, [("accordion", 21), GUITAR]),
-    ("banjo", 105, 64, False, [GUITAR]), ("clarinet", 71, 67, True, [PIANO, STRINGS]),
+    ("piano", 0, 70, True, [PIANO]),
+    ("piano", 0, 70, True, [PIANO]),
+    ("acoustic guitar", 24, 62, True, [GUITAR]),
+    ("acoustic guitar", 25, 62, True, [GUITAR]),
+    ("flute", 73, 77, True, [PIANO, GUITAR, HARP]),
+    ("flute", 73, 77, True, [STRINGS, GUITAR]),
+    ("violin", 40, 73, False, [PIANO, GUITAR]),
+    ("fiddle", 110, 71, False, [GUITAR, ("accordion", 21)]),
+    ("cello", 42, 52, True, [PIANO, HARP]),
+    ("recorder", 74, 77, True, [("harpsichord", 6), GUITAR]),
+    ("harpsichord", 6, 68, False, [("harpsichord", 6)]),
+    ("music box", 10, 82, True, [("music box", 10)]),
+    ("harp", 46, 67, True, [HARP]),
+    ("church organ", 19, 69, False, [("church organ", 19)]),
+    ("accordion", 21, 70, False, [("accordion", 21), GUITAR]),
+    ("banjo", 105, 64, False, [GUITAR]),
+    ("clarinet", 71, 67, True, [PIANO, STRINGS]),
     ("oboe", 68, 72, True, [STRINGS]),
     ("trumpet", 56, 68, False, [PIANO, ("brass section", 61)]),
     ("pan flute", 75, 76, True, [GUITAR, ("warm synth pad", 89)]),
-    ("glockenspiel", 9, 88, True, [("vibraphone", 11)]), ("marimba", 12, 67, True, [("marimba", 12)]),
+    ("glockenspiel", 9, 88, True, [("vibraphone", 11)]),
+    ("marimba", 12, 67, True, [("marimba", 12)]),
     ("8-bit chiptune square lead", 80, 74, False, [("square wave", 80)]),
     ("8-bit chiptune square lead", 80, 74, False, [("square wave", 80)]),
     ("saw synth lead", 81, 70, False, [("warm synth pad", 89), ("synth bass", 38)]),
-    ("bagpipe", 109, 70, False, [("bagpipe", 109)]), ("hammered dulcimer", 15, 70, True, [GUITAR]),
+    ("bagpipe", 109, 70, False, [("bagpipe", 109)]),
+    ("hammered dulcimer", 15, 70, True, [GUITAR]),
     ("distorted electric guitar", 30, 62, False, [("distorted electric guitar", 30)]),
-    ("electric piano", 4, 66, True, [("electric piano", 4)]), ("koto", 107, 68, True, [("koto", 107)]),
+    ("electric piano", 4, 66, True, [("electric piano", 4)]),
+    ("koto", 107, 68, True, [("koto", 107)]),
 ]
 HALLS = [", dry sound", "", ", in a large echoing hall"]  # by `hall`
 
@@ -148,8 +171,17 @@ def article(words: str) -> str:
     return ("an " if words[0].lower() in "aeiou8" else "a ") + words
 
 
-def captions(score: Score, words: str, with_: str, solo: bool, speed: str, bpm: int, row: dict[str, str],
-             feelings: list[str], rng: random.Random) -> list[str]:
+def captions(
+    score: Score,
+    words: str,
+    with_: str,
+    solo: bool,
+    speed: str,
+    bpm: int,
+    row: dict[str, str],
+    feelings: list[str],
+    rng: random.Random,
+) -> list[str]:
     """Four ways to ask for it, from a few words to a sentence, every one of them true."""
     hall = HALLS[int(row["hall"])]
     key = f" in {NAMES[int(row['tonic'])]} {score.mode}" if score.mode else ""
@@ -169,8 +201,14 @@ def captions(score: Score, words: str, with_: str, solo: bool, speed: str, bpm: 
     by = f"by {article(words)}" if words.endswith(("quartet", "ensemble", "section", "consort")) else f"on {words}"
     third = f"{article(opening)} played {by}{with_}{key}"
     third += f", {' and '.join(feelings)}" if feelings else f", {medium}" if medium else ""
-    tags = [alone + words, kind, with_.removeprefix(" with").strip(), tempo or "mid-tempo",
-            f"{score.mode} key" if score.mode in ("major", "minor") else "", *feelings[:1]]
+    tags = [
+        alone + words,
+        kind,
+        with_.removeprefix(" with").strip(),
+        tempo or "mid-tempo",
+        f"{score.mode} key" if score.mode in ("major", "minor") else "",
+        *feelings[:1],
+    ]
     sentence = third[:1].upper() + third[1:] + hall + f", around {bpm} beats per minute."
     return [short, second, sentence, ", ".join(filter(None, tags))]
 
@@ -196,8 +234,11 @@ def settle(score: Score, choice: tuple, rng: random.Random) -> dict[str, str] | 
         programs, move = choice[1], choice[2] + rng.randint(-4, 4)
     else:
         programs, helpers = str(choice[1]), choice[4]
-        kinds = {"": ["none", "none", "octave"], "major": ["none", "none", "chords", "chords", "arpeggio", "drone"],
-                 "minor": ["none", "none", "chords", "arpeggio", "drone"]}.get(score.mode, ["none", "drone"])
+        kinds = {
+            "": ["none", "none", "octave"],
+            "major": ["none", "none", "chords", "chords", "arpeggio", "drone"],
+            "minor": ["none", "none", "chords", "arpeggio", "drone"],
+        }.get(score.mode, ["none", "drone"])
         kind = rng.choice(kinds)
         helper = rng.choice(helpers) if kind != "none" else helper
         drums = speed != "slow" and kind != "drone" and rng.random() < (0.2 if gentle else 0.6)
@@ -206,18 +247,34 @@ def settle(score: Score, choice: tuple, rng: random.Random) -> dict[str, str] | 
         move = shift + 12 * round((choice[2] - shift - pitches[len(pitches) // 2]) / 12)
     name = "" if helper[0] == words else f"{helper[0]} "
     below = helper[0] + ("s" if helper[0] == "string" else "")
-    with_ = {"none": "", "drone": f" with {article(name + 'drone')}", "chords": f" with {name}chords",
-             "arpeggio": f" with {name}arpeggios", "octave": f" doubled an octave lower by {below}"}[kind]
+    with_ = {
+        "none": "",
+        "drone": f" with {article(name + 'drone')}",
+        "chords": f" with {name}chords",
+        "arpeggio": f" with {name}arpeggios",
+        "octave": f" doubled an octave lower by {below}",
+    }[kind]
     with_ += (" and a simple drum beat" if with_ else " with a simple drum beat") if drums else ""
     key = hashlib.md5(f"pocket:{score.contour}".encode()).digest()
     part = int.from_bytes(key) % 1000
-    row = {"package": "music21", "path": score.work, "title": score.title, "licence": "public domain",
-           "artist": "Johann Sebastian Bach" if chorale else "traditional",
-           "split": "test" if part < 50 else "validation" if part < 100 else "train", "captions": "",
-           "programs": programs, "backing": kind if kind == "none" else f"{kind}:{helper[1]}", "drums": str(int(drums)),
-           "bpm": str(round(felt * beat, 1)), "transpose": str(move), "tonic": str((score.tonic + move) % 12),
-           "mode": "minor" if score.mode in ("minor", "dorian") else "major",
-           "hall": str(rng.choice([0, 1, 1, 1, 2, 2])), "seconds": str(SECONDS)}
+    row = {
+        "package": "music21",
+        "path": score.work,
+        "title": score.title,
+        "licence": "public domain",
+        "artist": "Johann Sebastian Bach" if chorale else "traditional",
+        "split": "test" if part < 50 else "validation" if part < 100 else "train",
+        "captions": "",
+        "programs": programs,
+        "backing": kind if kind == "none" else f"{kind}:{helper[1]}",
+        "drums": str(int(drums)),
+        "bpm": str(round(felt * beat, 1)),
+        "transpose": str(move),
+        "tonic": str((score.tonic + move) % 12),
+        "mode": "minor" if score.mode in ("minor", "dorian") else "major",
+        "hall": str(rng.choice([0, 1, 1, 1, 2, 2])),
+        "seconds": str(SECONDS),
+    }
     solo = kind == "none" and not drums and (not chorale or len(set(programs.split())) == 1)
     solo = solo and not any(w in words for w in ("ensemble", "section", "strings", "consort", "waves", "pad"))
     feelings = mood(speed, score.mode, gentle)
@@ -230,6 +287,7 @@ def settle(score: Score, choice: tuple, rng: random.Random) -> dict[str, str] | 
 def main() -> None:
     """Deal the instruments out in turn, so that none is rare; one version of each melody."""
     from music21 import corpus
+
     rng, root, seen = random.Random(20), Path(corpus.__file__).parent, set()
     writer = None
     for candidates, choices, wanted in ((chorales(root, rng), CHOIRS, CHORALES), (tunes(root, rng), LEADS, TUNES)):

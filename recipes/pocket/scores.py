@@ -102,8 +102,9 @@ def fit(tune: Tune, bpm: float, seconds: float) -> Tune:
     if tune.end <= room:
         return tune
     end = max([b for b in tune.bars if b <= room], default=room)
-    kept = [Note(n.start, min(n.length, end - n.start), n.pitch, n.velocity, n.channel) for n in tune.notes
-            if n.start < end]
+    kept = [
+        Note(n.start, min(n.length, end - n.start), n.pitch, n.velocity, n.channel) for n in tune.notes if n.start < end
+    ]
     return Tune(kept, [b for b in tune.bars if b < end], tune.meter, end)
 
 
@@ -216,8 +217,24 @@ def synthesize(data: bytes, hall: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         score, wave = Path(folder) / "score.mid", Path(folder) / "score.wav"
         score.write_bytes(data)
-        command = ["fluidsynth", "-ni", "-q", "-r", str(RATE), "-g", "0.4", *reverb, "-F", str(wave), "-T", "wav",
-                   "-O", "float", str(SOUNDFONT), str(score)]
+        command = [
+            "fluidsynth",
+            "-ni",
+            "-q",
+            "-r",
+            str(RATE),
+            "-g",
+            "0.4",
+            *reverb,
+            "-F",
+            str(wave),
+            "-T",
+            "wav",
+            "-O",
+            "float",
+            str(SOUNDFONT),
+            str(score),
+        ]
         try:
             subprocess.run(command, check=True, capture_output=True)
             samples = soundfile.read(wave, dtype="float32", always_2d=True)[0].mean(axis=1)

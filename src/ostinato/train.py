@@ -180,11 +180,16 @@ class Loop:
         hyper, accelerator = self.hyper, self.accelerator
         console = Console(stderr=True)
         if self.step >= hyper.steps:
-            console.print(f"{self.output} has its {hyper.steps} steps already")
+            console.print(
+                f"{self.output} has {self.step} steps already, {hyper.steps} are asked: nothing is left to do; "
+                "raise train.steps, or start over with --fresh"
+            )
             return checkpoints(self.output)[-1]
         accelerator.init_trackers("tensorboard")
         if accelerator.is_main_process:
             console.print(self.task.describe())
+            if not len(self.task.held_out):
+                console.print("no clip is in the validation split, so there will be no validation loss")
             if self.step:
                 console.print(f"resuming from step {self.step}")
         batches = iter(self.loader())
@@ -286,7 +291,7 @@ class Loop:
                 log.write(json.dumps(line) + "\n")
 
     def validate(self, console: Console) -> None:
-        if not len(self.task.held_out):  # a small folder may have no clip in its validation split
+        if not len(self.task.held_out):
             return
         torch.manual_seed(self.hyper.seed)
         metrics = self.task.validate(self.accelerator)
