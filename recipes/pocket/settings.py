@@ -1,7 +1,7 @@
 """Which sampling settings play best: python recipes/pocket/settings.py MODEL STORE
 
-For 48 held-out captions, 5 s each, the Frechet distance between log-mel frames (40 bands, and their change over 60 ms) of
-what is generated and of the real clips through the same codec. A proxy for development: low means that loudness, timbre
+For 48 held-out captions, 5 s each, the Frechet distance between log-mel frames (40 bands, and their change over 64 ms)
+of what is generated and of the real clips through the same codec. A proxy for development: low means that loudness, timbre
 and movement are distributed as in real music; it cannot hear melody.
 """
 

@@ -32,7 +32,7 @@ OWN = " Default: the model's own setting."
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.")],
-    seconds: Annotated[float, typer.Option(help="Length of what is generated.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Length of what is generated, after any --continue-from.")] = 10.0,
     seed: Annotated[int, typer.Option(help="The same seed and settings give the same bytes.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="A .wav, .flac or .ogg file.")] = Path("out.wav"),
     model: Model = None,
@@ -118,7 +118,9 @@ def prepare(
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
     print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
     if report.strangers:
-        console.print(f"captions name {len(report.strangers)} files that are not there, such as {report.strangers[0]}")
+        console.print(
+            f"the captions table names {len(report.strangers)} not in {folder}, such as {report.strangers[0]}"
+        )
 
 
 @app.command()
@@ -140,7 +142,9 @@ def train(
 
 @app.command()
 def info(
-    model: Annotated[str | None, typer.Argument(help="A model folder, a run's folder, or a hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A model folder, a run's folder, or a hub id; default: the pocket pack.")
+    ] = None,
 ) -> None:
     """Say what a checkpoint is."""
     from ostinato.model import describe, resolve
