@@ -14,6 +14,8 @@ from ostinato.folder import read_config
 from ostinato.model import load_lm, resolve, save_lm
 from ostinato.pocket import PocketCodec
 
+SAMPLING = {"guidance": 3.0, "temperature": 1.2, "top_k": 250}  # chosen by settings.py, see LOG.md
+
 source, out = resolve(sys.argv[1]), Path(sys.argv[2])
 if read_config(source)["model_type"] == "pocket":
     PocketCodec.from_pretrained(source).save_pretrained(out, torch.float16)
@@ -22,6 +24,7 @@ else:
     training = json.loads((source / "training.json").read_text())
     config = {name: config[name] for name in ("text", "codec", "codec_id")}
     config["training"] = {"step": training["step"], "seed": training["seed"]}
+    config["sampling"] = SAMPLING
     save_lm(out, lm, config, torch.float16)
     shutil.copytree(source / "codec", out / "codec", dirs_exist_ok=True)
 print(out, *(f"{p.relative_to(out)}: {p.stat().st_size / 1e6:.1f} MB" for p in sorted(out.rglob("*.safetensors"))))

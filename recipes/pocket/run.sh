@@ -9,6 +9,6 @@ ostinato prepare data/pocket stores/audio --codec none --sample-rate 32000
 ostinato train configs/codec-pocket.yaml --set train.precision=bf16 --set train.steps=4600 --set adversary_from=100000
 python recipes/pocket/half.py runs/codec-pocket runs/codec-half
 ostinato prepare data/pocket stores/pocket --codec runs/codec-half
-ostinato train configs/lm-pocket.yaml --set train.precision=bf16
+ostinato train configs/lm-pocket.yaml --set train.precision=bf16 --set train.steps=1300
 python recipes/pocket/half.py runs/lm-pocket src/ostinato/pocket_pack
 python recipes/pocket/attribution.py data/pocket/captions.jsonl src/ostinato/pocket_pack/ATTRIBUTION.csv
