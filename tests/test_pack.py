@@ -8,7 +8,6 @@ import torch
 import ostinato
 from ostinato.model import PACK
 
-
 TECHNO, AMBIENT = (
     "A fast, energetic dance techno track with synthesizers and drums, loud",
     "A quiet, atmospheric ambient piece",
