@@ -87,7 +87,9 @@ def generate(
 def prepare(
     folder: Annotated[Path, typer.Argument(help="Audio files, searched in all folders below.")],
     out: Annotated[Path, typer.Argument(help="The store to write, or to bring up to date.")],
-    codec: Annotated[str, typer.Option(help="dac, encodec, a folder or hub id; none keeps the audio itself.")] = "dac",
+    codec: Annotated[
+        str, typer.Option(help="dac, encodec, pocket, a folder, a hub id; none: the audio itself.")
+    ] = "dac",
     sample_rate: Annotated[int | None, typer.Option(help="With --codec none: Hz of the audio kept.")] = None,
     clip_seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 30.0,
     captions: Annotated[Path | None, typer.Option(help="A .csv or .jsonl with path and caption(s).")] = None,

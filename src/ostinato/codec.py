@@ -17,7 +17,11 @@ from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 from ostinato.errors import UserError
 from ostinato.pretrained import Frozen, fetch, load_model, model_type, quiet
 
-SHORT_NAMES = {"dac": "descript/dac_44khz", "encodec": "facebook/encodec_32khz"}
+SHORT_NAMES = {
+    "dac": "descript/dac_44khz",
+    "encodec": "facebook/encodec_32khz",
+    "pocket": str(Path(__file__).parent / "pocket_pack" / "codec"),  # ships with the package
+}
 
 
 class Codec(Protocol):
@@ -235,7 +239,7 @@ def hub_folder(source: str) -> Path:
 
 
 def load_codec(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """A codec by short name ("dac", "encodec"), folder or hub id, on `device`.
+    """A codec by short name ("dac", "encodec", "pocket"), folder or hub id, on `device`.
 
     A folder of that name goes before a short name. Raises UserError for a name that is none of these, a hub that
     cannot be reached, and a model that is not a codec known here.

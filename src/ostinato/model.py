@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from ostinato.audio import read_audio, write_audio
-from ostinato.codec import Codec, fingerprint, load_codec
+from ostinato.codec import SHORT_NAMES, Codec, fingerprint, load_codec
 from ostinato.config import build
 from ostinato.errors import UserError
 from ostinato.folder import read_config, read_model_folder, write_model_folder
@@ -258,9 +258,10 @@ def training_rows(folder: Path) -> dict[str, str]:
 def copy_codec(source: str, folder: Path) -> str:
     """Put a codec that is a local folder into `folder`/codec; returns what config.json should call it: a folder may
     move or go, a short name or hub id stays."""
-    if not Path(source).is_dir():
+    inside = source if Path(source).is_dir() else SHORT_NAMES.get(source, source)
+    if not Path(inside).is_dir():
         return source
     (folder / "codec").mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(resolve(source) / name, folder / "codec" / name)
+        shutil.copyfile(resolve(inside) / name, folder / "codec" / name)
     return "codec"
