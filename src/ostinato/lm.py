@@ -194,10 +194,10 @@ class MusicLM(nn.Module):
 
     def forward(self, steps: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]."""
-        frames, condition, states = self.embed(steps), self.condition(text), self.text_states(text, text_mask)
+        frames, states = self.embed(steps), self.text_states(text, text_mask)
         if self.variant.text == "cross":
             return self.logits(self.backbone(self.place(frames, None), states, None))
-        prefix, mask = pad_left(condition, text_mask)
+        prefix, mask = pad_left(self.condition(text), text_mask)
         mask = F.pad(mask, (0, frames.shape[1]), value=True)
         x = self.place(torch.cat([prefix, frames], 1), mask)
         return self.logits(self.backbone(x, states, mask)[:, prefix.shape[1] :])
