@@ -4,8 +4,8 @@ A clip is float [windows, d], what a listener (see `ostinato.listeners`) heard i
 again where needed, so that one that loads from disk keeps memory flat however many clips there are.
 
 Every interval is a bootstrap over clips of the evaluated set, the reference held fixed: the middle 95 % of the
-replicates, moved so that their mean lies on the value itself. Replicates repeat clips, which alone raises a distance and
-lowers a diversity (`Score.shift`); left in, it would push the interval off the number it is to bound.
+replicates, moved so that their mean lies on the value itself. Replicates repeat clips, which alone raises a distance
+and lowers a diversity (`Score.shift`); left in, it would push the interval off the number it is to bound.
 """
 
 import warnings
