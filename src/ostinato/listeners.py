@@ -8,19 +8,24 @@ original weights. `efficientat` and `jamendo` are stand-ins of a few megabytes f
 
 import hashlib
 import os
+import pickle
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ostinato.errors import UserError, nearest
+from ostinato.pretrained import first_line
 
 _BLOCK = 1 << 20  # bytes
+_AT_ONCE = 16  # windows that go through a network together, so that a long clip takes no more memory than a short one
 
 
 class Listener(Protocol):
@@ -84,6 +89,7 @@ LISTENERS = {
         "ostinato.clap:CLAP",
         "512-d embeddings of 10 s and of sentences, for the CLAP score",
         "https://huggingface.co/lukewys/laion_clap/resolve/main/music_audioset_epoch_15_esc_90.14.pt",
+        "fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
     ),
     "efficientat": Source("ostinato.taggers:EfficientAT", "a stand-in: AudioSet's 527 tags and 384-d embeddings"),
     "jamendo": Source("ostinato.taggers:JamendoFCN", "a stand-in: MTG-Jamendo's 50 tags and 64-d embeddings"),
@@ -114,6 +120,37 @@ def peak_normalised(audio: Tensor, db: float = -1.0) -> Tensor:
     of its networks; digital silence stays as it is."""
     peak = audio.abs().amax(-1, keepdim=True)
     return audio * torch.where(peak > 0, 10 ** (db / 20) / peak, 1.0)
+
+
+def cut(audio: Tensor, size: int, hop: int, count: int) -> Tensor:
+    """audio [..., samples] -> its first `count` windows [..., count, size], zeros where it has ended."""
+    return F.pad(audio, (0, max(0, (count - 1) * hop + size - audio.shape[-1]))).unfold(-1, size, hop)[..., :count, :]
+
+
+@torch.no_grad()
+def each_window(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
+    """`network`, from [n, samples] to [n, d], over windows [..., n, samples]: [..., n, d], float32."""
+    parts = [network(part) for part in windows.flatten(0, -2).split(_AT_ONCE)]
+    return torch.cat(parts).float().unflatten(0, windows.shape[:-1])
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """A file of torch.save, tensors only and on the CPU. Raises UserError for a file that is no such thing."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"cannot read the weights {path} ({first_line(error)}): delete the file to fetch it anew"
+        ) from error
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Put `weights` into `network`, every name and shape as it has them. Raises UserError where `path` holds others."""
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} holds no weights of {type(network).__name__} ({told}): check the path") from error
 
 
 def weights_folder() -> Path:
