@@ -22,7 +22,7 @@ from tiny import POCKET, make_codec, melody
 
 from ostinato.codec import fingerprint, load_codec
 from ostinato.codec_task import CodecTask
-from ostinato.config import CodecRun, LMRun, Optimisation
+from ostinato.config import CodecRun, LMRun, Optimisation, load_run
 from ostinato.data import open_store, prepare
 from ostinato.errors import UserError
 from ostinato.lm import LMConfig, MusicLM
@@ -453,3 +453,50 @@ def test_everything_random_differs(stores, tmp_path, monkeypatch):
     states = [state for state, _ in seen if state]
     assert len(set(states)) >= 12  # 3 steps of 2 micro-batches of 2 clips
     assert len(set.union(*ranks)) == 3 * 40
+
+
+def test_a_run_begins_with_a_models_weights(stores, tmp_path):
+    """Without a config, also; what says something else of the model is refused by name; a codec likewise."""
+    first = train(lm_run(stores, tmp_path / "first"))
+    quick = ["train.steps=1", "train.batch=2", "train.warmup=1", "train.learning_rate=1e-9", "clip_seconds=2"]
+    given = {"init": str(tmp_path / "first"), "data": str(stores / "codes")}
+    again = train(load_run(None, quick, given | {"output": str(tmp_path / "again")}))
+    weights, kept = (load_file(folder / "model.safetensors") for folder in (again, first))
+    assert all(torch.allclose(weights[name], kept[name], atol=1e-6) for name in kept)
+    assert load_run(None, quick, given).output == "runs/codes"
+    assert load_run(None, ["model.dropout=0.4"], given).model.dropout == 0.4
+    for setting, words in {
+        "model.width=64": "model.width is 64, there 32",
+        "text=google/flan-t5-base": "text is 'google/flan-t5-base', there 'minilm'",
+        "model.wdth=64": "did you mean 'width'",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            load_run(None, [setting], given)
+    other = make_codec(seed=9)
+    other.save_pretrained(tmp_path / "other")
+    loaded, asked = load_codec(tmp_path / "other"), {"clip_seconds": 2.0, "progress": False}
+    prepare(stores / "music", tmp_path / "strange", loaded, str(tmp_path / "other"), fingerprint(loaded), **asked)
+    with pytest.raises(UserError, match=r"another codec than .* --codec"):
+        train(load_run(None, quick, given | {"data": str(tmp_path / "strange"), "output": str(tmp_path / "s")}))
+
+    (tmp_path / "codec.yaml").write_text("task: codec")
+    codec = {"data": str(stores / "audio"), "output": str(tmp_path / "codec"), "init": str(tmp_path / "first")}
+    trained = train(load_run(tmp_path / "codec.yaml", quick[:4], codec))
+    wanted = load_file(stores / "codec" / "model.safetensors")
+    found = load_file(trained / "model.safetensors")
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in wanted if "quantiser" not in name)
+
+
+def test_adapters_train_merge_and_resume(stores, tmp_path):
+    pytest.importorskip("peft")
+    first = train(lm_run(stores, tmp_path / "first"))
+    runs = [lm_run(stores, tmp_path / "run", init=str(first), lora=2, train={"steps": steps}) for steps in (2, 4)]
+    half = train(runs[0])
+    straight = train(dataclasses.replace(runs[1], output=str(tmp_path / "straight")))
+    assert_same_checkpoint(train(runs[1]), straight)
+    before, merged, apart = (
+        load_file(p) for p in (first / "model.safetensors", half / "model.safetensors", half / "adapted.safetensors")
+    )
+    changed = {name for name in before if not torch.equal(before[name], merged[name])}
+    assert changed and changed == {name.split(".lora_B")[0] + ".weight" for name in apart if ".lora_B" in name}
+    assert load(half).generate("a tune", 0.2).codes.shape == (3, 10)  # an ordinary model folder

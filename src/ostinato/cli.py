@@ -127,16 +127,38 @@ def prepare(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="A YAML file, see configs/; with --init and --data, none is needed.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin with the weights of a model: pocket, a folder or a hub id.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The store to train on, over the config's.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="The run's folder, over the config's; default: runs/ and the store's name.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(help="Train adapters of this rank only (pip install 'ostinato[lora]').")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the config, such as train.steps=500.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's checkpoints and start over.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print parameters, FLOPs, memory and hours of the run, and do nothing.")
+    ] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --plan: a GPU such as 'RTX 4090'; default: what is here.")] = None,
+    mfu: Annotated[float, typer.Option(help="With --plan: the share of its peak taken to be reached.")] = 0.4,
 ) -> None:
     """Train a language model or the pocket codec. The same command again goes on from the newest checkpoint."""
     from ostinato.config import load_run
 
-    run = load_run(config, setting or [])
+    options = {"init": init, "data": data, "output": output, "lora": lora}
+    run = load_run(config, setting or [], {key: value for key, value in options.items() if value is not None})
+    if plan or gpu:
+        from ostinato.plan import plan as plan_run
+
+        return Console().print(plan_run(run, gpu, mfu))
     from ostinato.train import train as run_training
 
     print(run_training(run, fresh))

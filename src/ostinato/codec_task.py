@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from ostinato.config import CodecRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
+from ostinato.folder import fill
 from ostinato.pocket import PocketCodec
 from ostinato.spectral import (
     MEL_BINS,
@@ -22,6 +23,7 @@ from ostinato.spectral import (
     si_sdr,
     waveform_distance,
 )
+from ostinato.start import start_folder
 from ostinato.store import spread
 
 
@@ -145,5 +147,13 @@ class CodecTask:
         save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, folder / "discriminator.safetensors")
 
     def load(self, folder: Path) -> None:
-        self.codec.load_state_dict(PocketCodec.from_pretrained(folder).state_dict())
+        fill(self.codec, folder)
         self.modules["discriminator"].load_state_dict(load_file(folder / "discriminator.safetensors"))
+
+    def start(self) -> None:
+        """Begin with the weights of `run.init`, or with random ones where there is none."""
+        if self.run.init:
+            folder = start_folder(self.run.init, "codec")
+            fill(self.codec, folder)
+            if (folder / "discriminator.safetensors").is_file():
+                self.modules["discriminator"].load_state_dict(load_file(folder / "discriminator.safetensors"))

@@ -1,5 +1,6 @@
 """Configs: YAML files become dataclasses; a wrong key or type is told with the nearest right one."""
 
+import copy
 import dataclasses
 import math
 import types
@@ -47,6 +48,8 @@ class LMRun:
     data: str
     output: str
     model: LMConfig
+    init: str = ""  # pocket, a model folder or a hub id: whose weights a new run begins with, and whose sizes it has
+    lora: int = 0  # rank of low-rank adapters, which are then all that is trained; 0: every weight is
     task: str = "lm"
     text: str = "google/flan-t5-base"  # or minilm, or a folder
     codec: str = ""  # default: the one the store was written with
@@ -65,6 +68,7 @@ class CodecRun:
     data: str
     output: str
     model: PocketConfig = field(default_factory=PocketConfig)
+    init: str = ""  # pocket, the folder of a codec or of a model with one, or a hub id: as in LMRun
     task: str = "codec"
     clip_seconds: float = 1.0
     mel_weight: float = 15.0
@@ -78,6 +82,22 @@ class CodecRun:
 
 
 RUNS: dict[str, type] = {"lm": LMRun, "codec": CodecRun}
+# `train --init MODEL --data STORE` without a config: gentle steps for a folder of songs, on a CPU in an afternoon.
+CONTINUED: dict[str, Any] = {
+    "clip_seconds": 10.0,
+    "label_smoothing": 0.0,
+    "train": {
+        "steps": 1000,
+        "batch": 8,
+        "accumulation": 1,
+        "learning_rate": 3e-4,
+        "final_learning_rate": 3e-5,
+        "betas": [0.9, 0.95],
+        "warmup": 50,
+        "validate_every": 100,
+        "checkpoint_every": 100,
+    },
+}
 COUNTS = (
     "steps",
     "batch",
@@ -133,18 +153,34 @@ def set_key(values: dict, setting: str) -> None:
         raise UserError(f"--set {setting}: the value is not YAML") from error
 
 
-def load_run(path: str | Path, settings: Sequence[str] = ()) -> LMRun | CodecRun:
-    """Config file + settings -> a checked run. Raises UserError naming the key and the nearest right one."""
-    values = read_config(path)
+def load_run(
+    path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None
+) -> LMRun | CodecRun:
+    """Config file + `given` keys + settings -> a checked run; without a file, `given` must have `init` and `data`, and
+    the rest is `CONTINUED`. Raises UserError naming the key and the nearest right one."""
+    values = read_config(path) if path else copy.deepcopy(CONTINUED)
+    values |= given or {}
     for setting in settings:
         set_key(values, setting)
+    if not path:
+        if not values.get("init") or not values.get("data"):
+            raise UserError("give a config (the shipped ones are in configs/), or --init MODEL and --data STORE")
+        if values.get("task", "lm") != "lm":
+            raise UserError("a codec is trained by a config: ostinato train configs/codec-pocket.yaml --init pocket")
+        values.setdefault("output", f"runs/{Path(str(values['data'])).resolve().name}")
     task = values.get("task", "lm")
     if task not in list(RUNS):
-        raise UserError(f"{path}: unknown task {task!r}; {nearest(str(task), list(RUNS))}")
+        raise UserError(f"{path or '--set task'}: unknown task {task!r}; {nearest(str(task), list(RUNS))}")
+    if values.get("init"):
+        from ostinato.start import like_model  # models are made of what is here
+
+        values = like_model(values, task)
     run: LMRun | CodecRun = build(RUNS[task], values, "")
     check_training(run.train)
     check(0 < run.clip_seconds < math.inf, f"clip_seconds must be above 0, got {run.clip_seconds}")
     if isinstance(run, LMRun):
+        check(run.lora >= 0, f"lora must be a rank, at least 1, or 0 for none, got {run.lora}")
+        check(not run.lora or bool(run.init), f"lora {run.lora} adapts a model: say which with --init")
         for key in ("label_smoothing", "text_dropout"):
             check(0 <= getattr(run, key) <= 1, f"{key} must be from 0 to 1, got {getattr(run, key)}")
         check(0 < run.sample_seconds < math.inf, f"sample_seconds must be above 0, got {run.sample_seconds}")

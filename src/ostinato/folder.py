@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ostinato.errors import UserError
 
@@ -42,6 +42,17 @@ def read_model_folder(folder: str | Path, model_type: str) -> tuple[dict, dict[s
     if config.get("model_type") != model_type:
         raise UserError(f"{folder} holds a model of type {config.get('model_type')!r}, not {model_type!r}")
     return config, read_weights(Path(folder) / "model.safetensors")
+
+
+def fill(module: nn.Module, folder: str | Path, name: str = "model.safetensors") -> None:
+    """Load the weights of a folder into `module`. Raises UserError if they are of another one, or not whole."""
+    weights = read_weights(Path(folder) / name)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tensor]) -> None:

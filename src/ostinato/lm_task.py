@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -14,12 +15,16 @@ from ostinato.codec import fingerprint, load_codec
 from ostinato.config import LMRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
+from ostinato.folder import fill
 from ostinato.lm import MusicLM, count_parameters
-from ostinato.model import Ostinato, copy_codec, load_lm, save_lm
+from ostinato.lora import adapt, merged
+from ostinato.model import Ostinato, copy_codec, lm_config, save_lm
 from ostinato.patterns import Pattern
+from ostinato.start import start_folder
 from ostinato.store import spread
 from ostinato.text import load_text_encoder
 
+ADAPTED = "adapted.safetensors"  # of a checkpoint: the weights with the adapters apart
 IGNORED = -100  # cross_entropy's mark of a target that does not count
 
 
@@ -83,6 +88,11 @@ class LMTask:
         self.codec_name, self.codec_id = run.codec or store.info["codec"], store.info["codec_id"]
         self.codec = load_codec(self.codec_name, device)
         if fingerprint(self.codec) != self.codec_id:
+            if run.init:
+                raise UserError(
+                    f"{run.data} holds codes of another codec than {run.init} speaks: ostinato prepare MUSIC NEW_STORE "
+                    f"--codec {self.codec_name}"
+                )
             raise UserError(
                 f"{run.data} was written with codec {self.codec_id}, but {self.codec_name} is now "
                 f"{fingerprint(self.codec)}: give the one it was with --set codec=..., or prepare the store again"
@@ -100,8 +110,9 @@ class LMTask:
 
     def describe(self) -> str:
         c = self.run.model
+        count = count_parameters(self.lm) / 1e6
         return (
-            f"{c.variant}, {count_parameters(self.lm) / 1e6:.1f} M parameters, {c.num_codebooks} codebooks "
+            f"{c.variant}, {count:.{1 if count >= 1 else 3}f} M parameters to train, {c.num_codebooks} codebooks "
             f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out"
         )
 
@@ -154,16 +165,35 @@ class LMTask:
         return [(f"{i}-{slug(clip.prompt)}", clip.audio, clip.sample_rate) for i, clip in enumerate(clips)]  # type: ignore[arg-type]
 
     def save(self, folder: Path, accelerator: Any) -> None:
+        """A model folder; of adapters also the weights with these apart, for `load`."""
+        lm = accelerator.unwrap_model(self.modules["lm"])
         config = {"text": self.run.text, "codec": copy_codec(self.codec_name, folder), "codec_id": self.codec_id}
-        save_lm(folder, accelerator.unwrap_model(self.modules["lm"]), config)
+        save_lm(folder, lm, config, weights=merged(lm) if self.run.lora else None)
+        if self.run.lora:
+            save_file({name: t.cpu().contiguous() for name, t in lm.state_dict().items()}, folder / ADAPTED)
 
     def load(self, folder: Path) -> None:
-        lm, config = load_lm(folder)
-        if config["codec_id"] != self.codec_id:
+        self.check_codec(folder)
+        if self.run.lora:
+            adapt(self.lm, self.run.lora)
+        fill(self.lm, folder, ADAPTED if self.run.lora else "model.safetensors")
+
+    def start(self) -> None:
+        """Begin with the weights of `run.init`, or with random ones where there is none."""
+        if self.run.init:
+            folder = start_folder(self.run.init, "lm")
+            self.check_codec(folder)
+            fill(self.lm, folder)
+        if self.run.lora:
+            adapt(self.lm, self.run.lora)
+
+    def check_codec(self, folder: Path) -> None:
+        codec_id = lm_config(folder)[1].get("codec_id")
+        if codec_id and codec_id != self.codec_id:
             raise UserError(
-                f"{folder} was trained on codec {config['codec_id']}, {self.run.data} is of {self.codec_id}"
+                f"{folder} was trained on codec {codec_id}, {self.run.data} is of {self.codec_id}: prepare a store "
+                "with the codec it was trained on"
             )
-        self.lm.load_state_dict(lm.state_dict())
 
 
 def slug(text: str) -> str:

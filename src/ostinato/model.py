@@ -17,7 +17,7 @@ from ostinato.audio import read_audio, write_audio
 from ostinato.codec import SHORT_NAMES, Codec, fingerprint, load_codec
 from ostinato.config import build
 from ostinato.errors import UserError
-from ostinato.folder import read_config, read_model_folder, write_model_folder
+from ostinato.folder import fill, read_config, write_model_folder
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.sampling import Generation, Sampling, begin, frames
 from ostinato.text import TextEncoder, load_text_encoder
@@ -147,25 +147,35 @@ class Ostinato:
         return f"https://huggingface.co/{repository}"
 
 
-def save_lm(folder: str | Path, lm: MusicLM, config: dict, dtype: torch.dtype = torch.float32) -> None:
-    """Write config.json and model.safetensors. config: text, codec, codec_id, and, if known, sampling and training."""
+def save_lm(
+    folder: str | Path,
+    lm: MusicLM,
+    config: dict,
+    dtype: torch.dtype = torch.float32,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write config.json and model.safetensors. config: text, codec, codec_id, and, if known, sampling and training;
+    weights: by default those of `lm`."""
     config = {"model_type": "ostinato", "lm": dataclasses.asdict(lm.config)} | config
-    write_model_folder(folder, config, {name: t.to(dtype) for name, t in lm.state_dict().items()})
+    write_model_folder(folder, config, {name: t.to(dtype) for name, t in (weights or lm.state_dict()).items()})
+
+
+def lm_config(folder: str | Path) -> tuple[LMConfig, dict]:
+    """What config.json of a language model's folder says. Raises UserError if it is not one, or not whole."""
+    config = read_config(folder)
+    if config.get("model_type") != "ostinato":
+        raise UserError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'ostinato'")
+    for key in ("lm", "text", "codec"):
+        if key not in config:
+            raise UserError(f"{folder}/config.json lacks {key!r}; the folder may be damaged, copy it again")
+    return build(LMConfig, config["lm"], f"{folder}: lm"), config
 
 
 def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
     """The language model of a folder and its config. Raises UserError if the folder is not a whole one."""
-    config, weights = read_model_folder(folder, "ostinato")
-    for key in ("lm", "text", "codec"):
-        if key not in config:
-            raise UserError(f"{folder}/config.json lacks {key!r}; the folder may be damaged, copy it again")
-    lm = MusicLM(build(LMConfig, config["lm"], f"{folder}: lm"))
-    try:
-        lm.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}"
-        ) from error
+    sizes, config = lm_config(folder)
+    lm = MusicLM(sizes)
+    fill(lm, folder)
     return lm.eval(), config
 
 

@@ -127,7 +127,6 @@ class Loop:
     def __init__(self, run: LMRun | CodecRun, task: Any, accelerator: Accelerator, output: Path):
         self.run_config, self.task, self.accelerator, self.output = run, task, accelerator, output
         self.hyper = run.train
-        self.optimizers = {name: optimizer_for(module, self.hyper) for name, module in task.modules.items()}
         self.step = self.resume()
         for name in task.modules:
             task.modules[name], self.optimizers[name] = accelerator.prepare(task.modules[name], self.optimizers[name])
@@ -137,11 +136,13 @@ class Loop:
         """Load the newest checkpoint, if any; returns the number of steps done."""
         found = checkpoints(self.output)
         if not found:
+            self.task.start()
+            self.optimizers = self.make_optimizers()
             return 0
         try:
             training = json.loads((found[-1] / "training.json").read_text())
             state = torch.load(found[-1] / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
-            states, step = {name: state[name] for name in self.optimizers}, int(training["step"])
+            states, step = {name: state[name] for name in self.task.modules}, int(training["step"])
         except (
             OSError,
             ValueError,
@@ -161,11 +162,15 @@ class Loop:
                 f"{found[-1]} is of another model ({differ}); give another output folder, or --fresh to start over"
             )
         self.task.load(found[-1])
+        self.optimizers = self.make_optimizers()
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(states[name])
         if self.accelerator.is_main_process:
             self.forget_after(step)
         return step
+
+    def make_optimizers(self) -> dict[str, torch.optim.AdamW]:
+        return {name: optimizer_for(module, self.hyper) for name, module in self.task.modules.items()}
 
     def forget_after(self, step: int) -> None:
         """Take lines of steps that will be done again out of log.jsonl."""
@@ -190,6 +195,8 @@ class Loop:
             console.print(self.task.describe())
             if not len(self.task.held_out):
                 console.print("no clip is in the validation split, so there will be no validation loss")
+            if self.run_config.init and not self.step:
+                console.print(f"beginning with the weights of {self.run_config.init}, and with its model section")
             if self.step:
                 console.print(f"resuming from step {self.step}")
         batches = iter(self.loader())
