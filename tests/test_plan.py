@@ -1,13 +1,18 @@
+from collections import Counter
+from itertools import accumulate
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PATTERNS, make_lm, make_text
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ostinato.lm import VARIANTS
+from ostinato.lm import VARIANTS, LMConfig, MusicLM
 from ostinato.lm_task import code_losses, make_batch
+from ostinato.memory import activations
 from ostinato.plan import flops, step_flops
 
 
@@ -39,3 +44,55 @@ def test_flops_are_what_pytorch_counts(variant, pattern, batch, frames, text, bl
     convolution, S = parts.get("mamba: convolution", 0), lm.pattern.length(frames)
     masked = 3 * batch * blocks * 4 * lm.config.width * S * (S - 1) // 2 if "transformer" in variant else 0
     assert counter.get_total_flops() == sum(parts.values()) - convolution + masked
+
+
+def kept_and_peak(config, batch, frames, text, bf16):
+    """What `memory.traced` foretells, measured: bytes that autograd saves, and the peak that PyTorch's profiler reads
+    off the allocator."""
+    lm = MusicLM(config).train()
+    for layer in lm.layers:
+        if layer.kind.endswith("attention"):
+            layer.mixer.dropout = 0.0
+    for p in lm.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    steps = torch.zeros(batch, config.num_codebooks, lm.pattern.length(frames), dtype=torch.long)
+    condition = make_text(*[text] * batch, width=config.text_width, dtype=torch.float32)
+
+    def loss():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = lm(steps, *condition)
+        return code_losses(logits, steps).mean()
+
+    own, saved = {p.data_ptr() for p in lm.parameters()}, {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held = loss()
+    kept = sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in own)
+    saved.clear()
+    del held
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss().backward()
+    changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return kept, max(accumulate(e.nbytes() for e in sorted(changes, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_memory_foretold_is_memory_taken(variant, bf16):
+    sizes = {"text_width": 12, "width": 64, "feed_forward": 128, "state": 64, "head_width": 16, "heads": 4, "chunk": 32}
+    config = LMConfig(variant, 3, "delay", codebook_size=127, blocks=3, **sizes)
+    kept, peak = activations(config, 2, 200, 7, bf16, checkpointing=False)
+    measured_kept, measured_peak = kept_and_peak(config, 2, 200, 7, bf16)
+    assert sum(kept.values()) == measured_kept
+    # Fake tensors keep some of what real operators free within themselves: never too little, and not much too much.
+    assert measured_peak <= peak <= 1.1 * measured_peak
+    checkpointed, lower = activations(config, 2, 200, 7, bf16, checkpointing=True)
+    assert lower < peak
+    layers = Counter(VARIANTS[variant].sublayers * 3)
+    for kind, count in layers.items():  # only their inputs, float32, and once the mask of the text
+        inputs = count * 2 * (202 + 7 * variant.startswith("prefix")) * 64 * 4
+        assert inputs <= checkpointed[kind] <= inputs + 2 * 209

@@ -1,9 +1,24 @@
-"""What a training run will cost, before anything runs: FLOPs, memory, hours."""
+"""What a training run will cost, before anything runs: FLOPs, memory, hours. `ostinato train CONFIG --plan`."""
 
 import math
+import re
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from ostinato.lm import VARIANTS, LMConfig
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from ostinato.codec import load_codec
+from ostinato.config import LMRun
+from ostinato.data import open_store
+from ostinato.errors import UserError, nearest
+from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
+from ostinato.memory import activations
 from ostinato.patterns import make_pattern
+from ostinato.pretrained import fetch
+from ostinato.text import minilm_folder
 
 
 def step_flops(config: LMConfig, batch: int, frames: int, text: int) -> int:
@@ -56,3 +71,242 @@ def flops(config: LMConfig, batch: int, frames: int, text: int) -> dict[str, int
     parts["projection of the text"] = 2 * batch * 2 * text * c.text_width * d
     parts["heads"] = 3 * batch * 2 * S * d * c.num_codebooks * (c.codebook_size + 1)
     return parts
+
+
+class GPU(NamedTuple):
+    tflops: float  # dense bfloat16 products with float32 sums on tensor cores, 10^12 a second
+    memory: int  # GiB
+
+
+# NVIDIA's architecture whitepapers (GA102, Ada, RTX Blackwell, A100, H100) and datasheets, sparsity left out. A GeForce
+# adds in float32 at half the rate of its professional sister.
+GPUS = {
+    "RTX 3060": GPU(25.5, 12),
+    "RTX 3080": GPU(59.5, 10),
+    "RTX 3090": GPU(71.2, 24),
+    "RTX 3090 Ti": GPU(80.0, 24),
+    "RTX 4060 Ti": GPU(44.1, 16),
+    "RTX 4070 Ti": GPU(80.2, 12),
+    "RTX 4080": GPU(97.5, 16),
+    "RTX 4090": GPU(165.2, 24),
+    "RTX 5080": GPU(112.6, 16),
+    "RTX 5090": GPU(209.5, 32),
+    "RTX A6000": GPU(154.8, 48),
+    "RTX 6000 Ada": GPU(364.2, 48),
+    "A10": GPU(125.0, 24),
+    "L4": GPU(121.0, 24),
+    "L40S": GPU(362.0, 48),
+    "A100 40GB": GPU(312.0, 40),
+    "A100 80GB": GPU(312.0, 80),
+    "H100": GPU(989.4, 80),
+    "H100 PCIe": GPU(756.0, 80),
+    "H200": GPU(989.4, 141),
+    "B200": GPU(2250.0, 180),
+}
+
+
+def find_gpu(name: str) -> str | None:
+    """The entry of `GPUS` that a name means, be it a user's ("4090") or the driver's ("NVIDIA A100-SXM4-80GB")."""
+    words = set(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce"}
+    entries = {key: set(key.lower().split()) for key in GPUS}
+    # Another card than the one without it: a 3090 Ti, a 4080 Super, a laptop's 4090.
+    marks = words & {"ti", "super", "laptop"}
+    within = [key for key, entry in entries.items() if entry <= words and marks <= entry]
+    if within:
+        return max(within, key=lambda key: len(entries[key]))
+    around = [key for key, entry in entries.items() if words and words <= entry]
+    return min(around, key=len) if around else None
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bfloat16 FLOP/s of a CUDA device by `GPUS`; None for any other device, and for a GPU not listed."""
+    name = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return GPUS[name].tflops * 1e12 if name else None
+
+
+def timed_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of products of 1024 x 1024 matrices (8192 x 8192 on a GPU) on `device`, the best of as many as fit in
+    `seconds`: what can be had, with whatever else runs there now."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    best, until = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a number waits for the GPU
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
+def parameters(config: LMConfig) -> dict[str, int]:
+    """Trainable numbers, by kind of sub-layer; nothing is allocated."""
+    with torch.device("meta"):
+        lm = MusicLM(config)
+    parts = {"embeddings": count_parameters(lm.embedding), "heads": count_parameters(lm.lm_head)}
+    for layer in lm.layers:
+        kind = str(layer.kind)
+        parts[kind] = parts.get(kind, 0) + count_parameters(layer)
+    return parts | {"projection of the text, last norm": count_parameters(lm) - sum(parts.values())}
+
+
+def encoder_cost(name: str, text: int) -> tuple[int, int]:
+    """Parameters of a text encoder, and FLOPs of reading one text of `text` tokens. Raises what `fetch` raises."""
+    from transformers import AutoConfig, BertModel, T5Config, T5EncoderModel
+
+    if name == "google/flan-t5-base":  # its sizes, so that nothing has to be fetched
+        width: dict[str, Any] = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "vocab_size": 32128}
+        settings: Any = T5Config(num_layers=12, num_heads=12, feed_forward_proj="gated-gelu", **width)
+    else:
+        settings = fetch(AutoConfig.from_pretrained, minilm_folder() if name == "minilm" else name)
+    settings._attn_implementation = "eager"  # products the counter sees
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = (
+            T5EncoderModel(settings) if settings.model_type == "t5" else BertModel(settings, add_pooling_layer=False)
+        )
+        model(input_ids=torch.zeros(1, text, dtype=torch.long))
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
+
+
+def codec_parameters(name: str) -> int:
+    """Parameters of a codec, encoder and decoder; dac's without fetching it. Raises UserError as `load_codec` does."""
+    if name == "dac":
+        from transformers import DacConfig, DacModel
+
+        sizes: dict[str, Any] = {"downsampling_ratios": [2, 4, 8, 8], "n_codebooks": 9}  # else the defaults
+        with torch.device("meta"):
+            codec: Any = DacModel(DacConfig(**sizes))
+    else:
+        codec = load_codec(name)
+    return sum(p.numel() for p in codec.parameters())
+
+
+TEXT = 64  # tokens that a caption is taken to have
+RATES = {"dac": 44100 / 512, "pocket": 50.0, "encodec": 50.0}  # frames a second
+
+
+class Device(NamedTuple):
+    """What a run is planned for."""
+
+    name: str
+    rate: float  # FLOP/s at best
+    source: str  # of the rate
+    memory: float | None  # bytes, None for a CPU
+    bf16: bool
+
+
+def pick_device(gpu: str | None, precision: str) -> Device:
+    """The GPU named, or the one at hand, or this CPU. Raises UserError for a name that `GPUS` does not have."""
+    bf16 = precision != "fp32"
+    if gpu:
+        name = find_gpu(gpu)
+        if name is None:
+            raise UserError(f"--gpu {gpu!r} is not in the table; {nearest(gpu, list(GPUS))}")
+        return Device(name, GPUS[name].tflops * 1e12, "its peak, dense bf16", GPUS[name].memory * 2**30, bf16)
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        peak = peak_flops(device)
+        if peak:
+            return Device(name, peak, "its peak, dense bf16", memory, bf16)
+        return Device(name, timed_flops(device, torch.bfloat16), "measured now, bf16 products", memory, bf16)
+    bf16 = precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    measured = timed_flops(torch.device("cpu"), dtype)
+    source = f"measured now: {'bf16' if bf16 else 'float32'} products on {torch.get_num_threads()} threads"
+    return Device("this CPU", measured, source, None, bf16)
+
+
+def plan(run: LMRun, gpu: str | None = None, mfu: float = 0.4) -> Table:
+    """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
+
+    gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach.
+    Raises UserError for an unknown GPU, an mfu out of range, and for a store, text encoder or codec that is damaged or
+    not to be had.
+    """
+    if not 0 < mfu <= 1:
+        raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
+    c, hyper, device = run.model, run.train, pick_device(gpu, run.train.precision)
+    store = open_store(run.data) if (Path(run.data) / "store.json").is_file() else None
+    codec = run.codec or (store.info["codec"] if store else "dac")
+    rate = store.info["frame_rate"] if store else RATES.get(codec) or load_codec(codec).frame_rate
+    frames = max(2, round(run.clip_seconds * rate))
+    S, passes = make_pattern(c.pattern, c.num_codebooks).length(frames), hyper.accumulation * hyper.steps
+    clips = hyper.batch * passes
+
+    table = Table(title=f"{run.output}, before it runs", show_header=False, title_justify="left")
+    table.add_row("model", f"{c.variant} x {c.blocks}", f"width {c.width}; codebooks: {c.num_codebooks}, {c.pattern}")
+    counts = parameters(c)
+    N = sum(counts.values())
+    table.add_row("parameters", millions(N), ", ".join(f"{name} {millions(n)}" for name, n in counts.items()))
+    table.add_section()
+
+    table.add_row(
+        "a clip", f"{S:,} steps", f"{run.clip_seconds:g} s at {rate:.2f} frames/s; {TEXT} tokens of text assumed"
+    )
+    table.add_row("a step", f"{clips // hyper.steps:,} clips", f"{hyper.batch} at once, {hyper.accumulation} times")
+    heard = clips * run.clip_seconds / 3600
+    table.add_row("all steps", f"{hyper.steps:,}", f"{clips:,} clips, {heard:,.1f} h of audio, {clips * S:.4g} tokens")
+    if store:
+        train = store.split("train")
+        held, epochs = sum(train.table["seconds"].to_pylist()) / 3600, clips / max(1, len(train))
+        table.add_row(
+            "data", f"{len(train):,} clips", f"{run.data}: {held:.2f} h to train on, {epochs:,.1f} times over"
+        )
+    else:
+        table.add_row("data", "none yet", f"{run.data} is to be prepared; frames are taken to be those of {codec}")
+    table.add_section()
+
+    parts = {name: passes * count for name, count in flops(c, hyper.batch, frames, TEXT).items()}
+    total = sum(parts.values())
+    table.add_row("FLOPs, as 6 N D", f"{6 * N * clips * S:.4g}", "6 x parameters x tokens, as the paper counts")
+    table.add_row("FLOPs, counted", f"{total:.4g}", f"{total / (6 * N * clips * S):.2f} x 6 N D")
+    for name, count in parts.items():
+        table.add_row(f"  {name}", f"{count:.3g}", f"{count / total:.1%}")
+    encoder, reading = encoder_cost(run.text, TEXT)
+    table.add_row(
+        "FLOPs of the text encoder", f"{clips * reading:.3g}", f"at most: {run.text} reads a caption only once"
+    )
+    hours = total / (device.rate * mfu) / 3600
+    table.add_row(
+        "hours",
+        f"{hours:,.1f}",
+        f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
+    )
+    table.add_section()
+
+    kept, peak = activations(c, hyper.batch, frames, TEXT, device.bf16, False)
+    _, peak_again = activations(c, hyper.batch, frames, TEXT, device.bf16, True)
+    always = {
+        "weights": 4 * N,
+        "gradients": 4 * N,
+        "AdamW's two moments": 8 * N,
+        f"text encoder, {run.text}": 4 * encoder,
+    }
+    always[f"codec, {codec}"] = 4 * codec_parameters(codec)
+    for name, size in always.items():
+        table.add_row(name, gib(size), "float32")
+    for name, size in kept.items():
+        table.add_row(
+            f"kept: {name}",
+            gib(size),
+            "for the backward pass",
+        )
+    table.add_row("the widest moment", gib(peak - sum(kept.values())), "on top of what is kept, in the backward pass")
+    for name, size in {"in all": peak, "in all, activation checkpointing": peak_again}.items():
+        size += sum(always.values())
+        table.add_row(name, gib(size), fits(size, device))
+    return table
+
+
+def fits(size: float, device: Device) -> str:
+    if device.memory is None:
+        return ""
+    verdict = "fits in" if size < device.memory else "does not fit in"
+    return f"{verdict} {device.name}'s {gib(device.memory)} (the driver and fragments of memory not counted)"
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
