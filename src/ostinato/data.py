@@ -24,6 +24,7 @@ from ostinato.audio import AUDIO_SUFFIXES
 from ostinato.captions import About, gather, with_tags
 from ostinato.clips import Record, clips_of, described
 from ostinato.errors import UserError
+from ostinato.folder import write_atomic
 from ostinato.store import (
     FORMAT,
     PAYLOAD,
@@ -34,7 +35,6 @@ from ostinato.store import (
     read_shard,
     shard_files,
     shard_table,
-    write_atomic,
     write_shard,
 )
 

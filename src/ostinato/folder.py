@@ -1,7 +1,9 @@
-"""Model folders, as Hugging Face has them: config.json beside model.safetensors."""
+"""Model folders, as Hugging Face has them: config.json beside model.safetensors; and files that are written whole."""
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -56,12 +58,38 @@ def fill(module: nn.Module, folder: str | Path, name: str = "model.safetensors")
 
 
 def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tensor]) -> None:
-    """Write config.json and model.safetensors into `folder`, each whole or not at all."""
+    """Write config.json and model.safetensors into `folder`, each whole or not at all. Raises: as `write_atomic`."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".model.safetensors.tmp"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-    os.replace(temporary, folder / "model.safetensors")
-    temporary = folder / ".config.json.tmp"
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}): name another") from error
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_atomic(folder / "model.safetensors", lambda temporary: save_file(plain, temporary))
+    write_atomic(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=2) + "\n"))
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` a temporary file beside `path`, flush it to the disk, rename it. Raises: UserError when that fails."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)  # the rename itself
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # half a file on a full disk helps nobody
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path} ({reason}): is the folder writable, with room left?") from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or what a folder says of its files, is on the disk. Raises OSError."""
+    if path.is_dir() and os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

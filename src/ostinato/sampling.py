@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ostinato.errors import UserError
+from ostinato.folder import write_atomic
 from ostinato.lm import LMState, MusicLM
 
 
@@ -81,12 +81,8 @@ class Generation:
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
         metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
         # Copies: sub-layers share the mask of the text, and a file must not.
-        temporary = Path(f"{path}.tmp")
-        try:
-            save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, temporary, metadata)
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot write {path} ({error}): is the folder there and writable?") from error
+        tensors = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
+        write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
     @classmethod
     def load(cls, path: str | Path, lm: MusicLM) -> "Generation":

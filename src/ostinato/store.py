@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ostinato.errors import UserError
+from ostinato.folder import write_atomic
 
 FORMAT = 1
 PCM_SCALE = 32768.0  # libsndfile's: a 16-bit file at the store's rate keeps its samples exactly
@@ -200,25 +201,6 @@ def write_shard(shard: Path, table: pa.Table, done: list[dict]) -> None:
             write_statistics=False,
         ),
     )
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` a temporary file beside `path`, flush it to the disk, rename it. Raises: UserError when that fails."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the rename itself
-            finally:
-                os.close(folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path} ({reason}): is the folder writable, with room left?") from error
 
 
 def _readable(file: Path, read: Callable[[Path], T]) -> T:
