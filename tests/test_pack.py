@@ -1,8 +1,12 @@
 """The model that ships with the package: it plays, offline, and what it was trained on is named."""
 
 import csv
+import io
 import re
+import subprocess
+import sys
 
+import soundfile
 import torch
 
 import ostinato
@@ -31,6 +35,20 @@ def test_the_pack_plays_what_the_sentence_says():
         assert clip.audio.square().mean().sqrt() > 0.003
     bright = [centroid(clip.audio, clip.sample_rate) for clip in clips]
     assert sum(bright[:4]) > 2 * sum(bright[4:])  # measured: 4,062 and 461 Hz over 8 clips of 5 s, see LOG.md
+
+
+def test_a_stream_is_the_file_and_begins_at_once(tmp_path):
+    model, seen = ostinato.load(), []
+    clip = model.generate("A calm piano", seconds=2, seed=3)
+    pieces = model.play("A calm piano", seed=3, seconds=2, on_frame=lambda done, count: seen.append((done, count)))
+    first = next(pieces)
+    assert seen[-1] == (len(seen), 100) and len(seen) < 50  # heard before half of it is drawn
+    torch.testing.assert_close(torch.cat([first, *pieces], 1), clip.audio, atol=1e-4, rtol=0)
+    command = [sys.executable, "-m", "ostinato.cli", "generate", "A calm piano", "--seconds", "2", "--seed", "3"]
+    wav = subprocess.run([*command, "--output", "-"], stdout=subprocess.PIPE, check=True).stdout
+    audio, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
+    assert rate == clip.sample_rate
+    torch.testing.assert_close(torch.from_numpy(audio)[None], clip.audio, atol=3e-4, rtol=0)
 
 
 def test_the_codec_of_the_pack_has_a_short_name(tmp_path):

@@ -5,8 +5,10 @@ Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's
 """
 
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
@@ -158,6 +160,19 @@ def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, commen
         raise UserError(f"cannot write {path} ({reason.strip().rstrip('.')}): is the folder writable?") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> None:
+    """Write pieces [1, samples] as one 16-bit WAV to a pipe, each as it comes.
+
+    A pipe cannot be rewound to write the length into the header, so it says the longest there is, as players expect.
+    """
+    endless = 2**32 - 1
+    header = struct.pack("<4sI4s4sIHHII", b"RIFF", endless, b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate)
+    out.write(header + struct.pack("<HH4sI", 2, 16, b"data", endless))
+    for piece in pieces:
+        out.write((piece.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes())
+        out.flush()
 
 
 def loudness_db(audio: Tensor) -> float:

@@ -1,5 +1,6 @@
 """The command line. Typed signatures are the options, docstrings the help; a user's mistake is one line and exit 2."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -34,7 +35,12 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.")],
     seconds: Annotated[float, typer.Option(help="Length of what is generated, after any --continue-from.")] = 10.0,
     seed: Annotated[int, typer.Option(help="The same seed and settings give the same bytes.")] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .wav, .flac or .ogg file.")] = Path("out.wav"),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="A .wav, .flac or .ogg file; -: WAV to the standard output, as it is made."
+        ),
+    ] = Path("out.wav"),
     model: Model = None,
     continue_from: Annotated[Path | None, typer.Option(help="An audio file to go on from.")] = None,
     guidance: Annotated[
@@ -50,9 +56,13 @@ def generate(
         raise UserError("the prompt is empty; write a sentence that says what to play")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
-    from ostinato.audio import check_output
+    from ostinato.audio import check_output, write_stream
 
-    check_output(output)  # a name that cannot be written is told before the work, not after it
+    if str(output) == "-":
+        if sys.stdout.isatty():
+            raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
+    else:
+        check_output(output)  # a name that cannot be written is told before the work, not after it
     with console.status("loading"):
         from ostinato.model import Clip, load
         from ostinato.sampling import Sampling
@@ -73,6 +83,13 @@ def generate(
             shown = f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}"
             progress.update(bar, completed=done, total=count, shown=shown)
 
+        if str(output) == "-":
+            pieces = loaded.play(prompt, seed, settings, continue_from, seconds, show)
+            try:
+                return write_stream(sys.stdout.buffer, pieces, loaded.codec.sample_rate)
+            except BrokenPipeError:  # the player has gone; Python would complain once more while closing the pipe
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return
         clip = cast(Clip, loaded.generate(prompt, seconds, seed, settings, continue_from, show))
     spent = time.monotonic() - began
     clip.save(output)

@@ -5,6 +5,7 @@ transformers: here they are frozen and given one interface. `ostinato.pocket` ha
 """
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -37,6 +38,7 @@ class Codec(Protocol):
     num_codebooks: int  # K
     codebook_size: int  # entries of one codebook
     latent_width: int  # numbers in one entry
+    context: int | None  # frames before and after one that its sound depends on; None: all of the clip
 
     def encode(self, audio: Tensor) -> Tensor:
         """audio [b, 1, samples] float32 -> codes [b, K, ceil(samples / hop)] int64; the last frame is filled up with
@@ -65,6 +67,7 @@ class DAC(Frozen):
         self.frame_rate = self.sample_rate / self.hop  # config.frame_rate is rounded up
         self.num_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         self.latent_width = config.codebook_dim
+        self.context = dac_context(config)
         self.freeze()
 
     @classmethod
@@ -136,6 +139,7 @@ class EnCodec(Frozen):
         self.frame_rate = self.sample_rate / self.hop
         self.num_codebooks, self.codebook_size = K, config.codebook_size
         self.latent_width = config.codebook_dim
+        self.context = None  # an LSTM hears everything before
         self.freeze()
 
     @classmethod
@@ -175,6 +179,16 @@ class EnCodec(Frozen):
         slices = latent_slices(latents, self)
         layers = self.model.quantizer.layers
         return torch.stack([layer.encode(x) for layer, x in zip(layers, slices, strict=False)], 1)
+
+
+def dac_context(config: DacConfig) -> int:
+    """Frames on either side that DAC's decoder hears (arXiv 2306.06546, section 3.1): a convolution of 7, then for each
+    ratio a transposed one of twice it and three residual ones of 7, dilated 1, 3 and 9, and a last one of 7."""
+    reach, frame = 3.0, 1.0  # in frames; the length of a frame at this stage, in samples
+    for ratio in config.upsampling_ratios:
+        reach, frame = reach + 1 / frame, frame * ratio
+        reach += 3 * (1 + 3 + 9) / frame
+    return math.ceil(reach + 3 / frame)
 
 
 def whole_frames(audio: Tensor, hop: int) -> Tensor:

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from ostinato.errors import UserError
 from ostinato.folder import fill, read_config, write_model_folder
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.sampling import Generation, Sampling, begin, frames
+from ostinato.stream import pieces
 from ostinato.text import TextEncoder, load_text_encoder
 
 PACK = Path(__file__).parent / "pocket_pack"  # the model that ships with the package
@@ -116,6 +117,33 @@ class Ostinato:
         """The codes [K] of one frame after another, without end."""
         for codes in frames(self.lm, self.begin([prompt], seed, settings, continue_from)):
             yield codes[0].cpu()
+
+    def play(
+        self,
+        prompt: str,
+        seed: int = 0,
+        settings: Sampling | None = None,
+        continue_from: str | Path | Tensor | None = None,
+        seconds: float | None = None,
+        on_frame: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """The sound [1, samples] piece by piece as it is drawn, for `seconds` or without end; the same as `generate`'s.
+
+        on_frame: as in `generate`; without `seconds` the number in all is 0.
+
+        Raises UserError as `generate` does, and for a codec that cannot decode in pieces (EnCodec).
+        """
+        count = 0 if seconds is None else self.frame_count(seconds)
+        generation = self.begin([prompt], seed, settings, continue_from)
+
+        def new() -> Iterator[Tensor]:
+            for done, frame in enumerate(islice(frames(self.lm, generation), count or None), 1):
+                if on_frame:
+                    on_frame(done, count)
+                yield frame
+
+        for piece in pieces(self.codec, chain(generation.given.unbind(2), new())):
+            yield piece[0].clamp(-1, 1).cpu()
 
     def frame_count(self, seconds: float) -> int:
         """Frames T that make up `seconds`, at least one. Raises UserError unless 0 < seconds < infinity."""
