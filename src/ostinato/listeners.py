@@ -72,7 +72,7 @@ LISTENERS = {
     "openl3": Source(
         "ostinato.openl3:OpenL3",
         "512-d embeddings of 1 s every 0.5 s (mel256, music) for the Frechet distance",
-        "https://github.com/marl/openl3/raw/models/openl3_audio_mel256_music-v0_2_0.h5.gz",
+        "https://github.com/marl/openl3/raw/models/openl3_audio_mel256_music-v0_4_0.h5.gz",
     ),
     "passt": Source(
         "ostinato.passt:PaSST",
