@@ -3,13 +3,14 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ostinato.errors import UserError
@@ -179,6 +180,98 @@ def train(
     from ostinato.train import train as run_training
 
     print(run_training(run, fresh))
+
+
+@app.command()
+def evaluate(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders of clips, models (pocket, a folder, a hub id); name=TARGET names its row."),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="musiccaps, song-describer, attm, one of these with :FILE, or a CSV with captions."),
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Draw so many of the prompts, by the seed; default: all.")] = None,
+    vocals: Annotated[bool, typer.Option("--vocals", help="Keep captions that name a voice.")] = False,
+    reference: Annotated[
+        Path | None, typer.Option(help="A folder of real audio; clips of one file name are pairs.")
+    ] = None,
+    metrics: Annotated[str, typer.Option(help="Some of fd, kl, clap, fad, kad, tags, vendi, cosine.")] = "",
+    listener: Annotated[
+        list[str] | None,
+        typer.Option(help="openl3, passt, vggish, clap (all, by default); offline: efficientat:FILE, jamendo:FILE."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
+    codec: Annotated[str, typer.Option(help="For --codebooks: dac, encodec, pocket, a folder, a hub id.")] = "dac",
+    codebooks: Annotated[str, typer.Option(help="Real clips through the first n codebooks, such as 1,9.")] = "",
+    drift: Annotated[bool, typer.Option("--drift", help="The metrics of each 10 s, too.")] = False,
+    store: Annotated[
+        Path | None, typer.Option(help="The codes trained on: how much of them do the clips repeat?")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for everything made.")] = Path("evaluation"),
+    seed: Annotated[int, typer.Option(help="Of the draw of prompts, of the clips, of the intervals.")] = 0,
+    batch: Annotated[int, typer.Option(help="Clips generated at once.")] = 8,
+    replicates: Annotated[int, typer.Option(help="Of the bootstrap.")] = 100,
+    device: Device = "auto",
+) -> None:
+    """Measure clips and models against real music. The same command again makes and hears only what is new."""
+    from ostinato.evaluate import Settings
+    from ostinato.evaluate import evaluate as run_evaluation
+    from ostinato.prompts import load_prompts
+    from ostinato.tables import tables, write_tables
+
+    chosen = {"metrics": split_names(metrics), "listeners": tuple(listener or ())}
+    settings = Settings(
+        seconds=seconds,
+        seed=seed,
+        batch=batch,
+        replicates=replicates,
+        codec=codec,
+        codebooks=numbers(codebooks, "--codebooks"),
+        drift=drift,
+        store=store,
+        device=pick_device(device),
+        **{name: value for name, value in chosen.items() if value},  # type: ignore[arg-type]
+    )
+    drawn = load_prompts(prompts, count, seed, vocals) if prompts else None
+    with progress() as bars:
+        results = run_evaluation(targets or [], drawn, reference, output, settings, teller(bars))
+    files = write_tables(results, output)
+    print(tables(results))
+    console.print(f"in {output}: results.json, {', '.join(file.name for file in files)}", markup=False)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in split_names(text))
+    except ValueError as error:
+        raise UserError(f"{option} wants whole numbers with commas between, such as 1,9; got {text!r}") from error
+
+
+def progress() -> Progress:
+    """Bars with how many of how many, and the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def teller(bars: Progress) -> Callable[[str, int, int], None]:
+    """A function that shows what is being done, one bar at a time."""
+    current: dict[str, Any] = {}
+
+    def told(what: str, done: int, count: int) -> None:
+        if what not in current:
+            for task in current.values():
+                bars.remove_task(task)
+            current.clear()
+            current[what] = bars.add_task(what, total=count)
+        bars.update(current[what], completed=done, total=count)
+
+    return told
 
 
 @app.command()

@@ -240,6 +240,11 @@ def kl_divergence(made: np.ndarray, real: np.ndarray) -> float:
     return float((made[sure] * (np.log(made[sure]) - np.log(real[sure] + TAG_FLOOR))).sum())
 
 
+def tag_agreement(made: np.ndarray, real: np.ndarray, top: int = 5) -> float:
+    """Share of the `top` likeliest tags of one clip [classes] that are among those of the other."""
+    return len(set(np.argsort(made)[-top:]) & set(np.argsort(real)[-top:])) / top
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Cosine of [d] and [d]; 0 where one of them is zero."""
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -1,0 +1,217 @@
+"""Clips to evaluate: those a model makes of a prompt set, and real ones through a codec's first codebooks. What is
+there already is not made again."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ostinato.audio import read_audio, write_audio
+from ostinato.codec import Codec
+from ostinato.errors import UserError
+from ostinato.folder import read_config
+from ostinato.hearing import ClipSet
+from ostinato.model import Ostinato, load, resolve, training_rows
+from ostinato.musicgen import MusicGen
+from ostinato.prompts import PromptSet
+from ostinato.folder import write_atomic
+
+Told = Callable[[str, int, int], object]  # what is being done, how many of how many
+MUSICGEN_TYPES = ("musicgen",)
+
+
+def load_target(target: str, device: str) -> Ostinato | MusicGen:
+    """A model by "pocket", folder, run folder or hub id; MusicGen's by hub id or folder. Errors: `load`."""
+    if target == "pocket":
+        return load(None, device)
+    folder = resolve(target)
+    if read_config(folder).get("model_type") in MUSICGEN_TYPES:
+        return MusicGen(folder, device)
+    return load(folder, device)
+
+
+def is_model(target: str) -> bool:
+    """Whether a target names a model rather than a folder of clips: all but folders without config.json or
+    checkpoints."""
+    folder = Path(target)
+    return not folder.is_dir() or (folder / "config.json").is_file() or any(folder.glob("step-*/config.json"))
+
+
+def render_model(
+    name: str,
+    target: str,
+    prompts: PromptSet,
+    out: Path,
+    seconds: float,
+    seed: int,
+    batch: int,
+    device: str,
+    told: Told,
+) -> ClipSet:
+    """Make the clips of `prompts` that `out` lacks: OUT/NAME.wav, and OUT/codes/NAME.npy where the model has codes.
+
+    Prompt i of the set has seed `seed` + i whatever is in the batch with it, so that an interrupted run ends with the
+    clips of an uninterrupted one. OUT/made.json says what made them, and what it cost; clips of another model, seed or
+    length there raise UserError. A clip whose audio is not finite is told and lost.
+    """
+    model = load_target(target, device)
+    about = describe_target(target, model)
+    made = begin_folder(out, {"model": about, "seconds": seconds, "seed": seed, "prompts": prompts.about.get("sha256")})
+    clips = ClipSet(name, {}, "model", about=about)
+    missing = [i for i, p in enumerate(prompts.prompts) if not (out / f"{p.name}.wav").is_file()]
+    groups = runs_of(missing, batch)
+    done = len(prompts) - len(missing)
+    (out / "codes").mkdir(exist_ok=True)
+    for group in groups:
+        told(f"generating: {name}", done, len(prompts))
+        wanted = [prompts.prompts[i] for i in group]
+        began = time.monotonic()
+        rendered: Any = model.generate([p.text for p in wanted], seconds, seed + group[0])
+        made["cost"]["seconds"] += time.monotonic() - began
+        made["cost"]["audio"] += seconds * len(group)
+        made["cost"]["peak_bytes"] = max(made["cost"]["peak_bytes"], peak_memory())
+        for prompt, clip in zip(wanted, rendered, strict=True):
+            try:
+                if clip.codes.numel():
+                    save_codes(out / "codes" / f"{prompt.name}.npy", clip.codes.numpy())
+                write_audio(out / f"{prompt.name}.wav", clip.audio, clip.sample_rate, comment=prompt.text)
+            except UserError as error:
+                clips.lost[prompt.name] = str(error)
+        done += len(group)
+        save_json(out / "made.json", made)
+    if made["cost"]["flops"] is None and isinstance(model, Ostinato):
+        made["cost"]["flops"] = generation_flops(model, prompts.prompts[0].text)
+        save_json(out / "made.json", made)
+    clips.files = {p.name: out / f"{p.name}.wav" for p in prompts.prompts if p.name not in clips.lost}
+    clips.about = about | {"cost": made["cost"]}
+    return clips
+
+
+def begin_folder(out: Path, settings: dict) -> dict:
+    """made.json of a folder of clips, begun where there is none. Raises UserError where it was made otherwise."""
+    path = out / "made.json"
+    settings = json.loads(json.dumps(settings))  # as it will be read again
+    if path.is_file():
+        made = json.loads(path.read_text())
+        if made["settings"] != settings:
+            differ = ", ".join(k for k in settings if made["settings"].get(k) != settings[k])
+            raise UserError(f"{out} holds clips made otherwise ({differ} differ): delete it, or give another --output")
+        return made
+    out.mkdir(parents=True, exist_ok=True)
+    made = {"settings": settings, "cost": {"seconds": 0.0, "audio": 0.0, "peak_bytes": 0, "flops": None}}
+    save_json(path, made)
+    return made
+
+
+def runs_of(numbers: list[int], longest: int) -> list[list[int]]:
+    """Ascending numbers in groups of consecutive ones, of at most `longest`."""
+    groups: list[list[int]] = []
+    for n in numbers:
+        if groups and groups[-1][-1] == n - 1 and len(groups[-1]) < longest:
+            groups[-1].append(n)
+        else:
+            groups.append([n])
+    return groups
+
+
+def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
+    """What a model is, for results.json and the papers' tables."""
+    if isinstance(model, MusicGen):
+        return {"source": target, "variant": "musicgen", "parameters": model.parameters}
+    folder = resolve(None if target == "pocket" else target)
+    config = model.lm.config
+    weights = folder / "model.safetensors"
+    return {
+        "source": target,
+        "folder": folder.name,
+        "bytes": weights.stat().st_size if weights.is_file() else 0,
+        "changed": weights.stat().st_mtime_ns if weights.is_file() else 0,
+        "variant": config.variant,
+        "blocks": config.blocks,
+        "codebooks": config.num_codebooks,
+        "pattern": config.pattern,
+        "parameters": sum(p.numel() for p in model.lm.parameters()),
+        "trained": training_rows(folder).get("trained", ""),
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: the largest the GPU's allocations have been, or without one this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def generation_flops(model: Ostinato, prompt: str, seconds: float = 1.0) -> float:
+    """FLOPs for each second of audio, text and codec included, as PyTorch counts the matrix products of a generation of
+    one second. A Transformer needs more for later ones."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.generate(prompt, seconds)
+    return counter.get_total_flops() / seconds
+
+
+def render_real(
+    name: str, real: ClipSet, codec: Codec, codebooks: int, out: Path, seconds: float, told: Told
+) -> ClipSet:
+    """Real clips through the first `codebooks` codebooks of a codec, made where `out` lacks them; those that cannot be
+    read are lost. Raises UserError for more codebooks than the codec has."""
+    if not 1 <= codebooks <= codec.num_codebooks:
+        raise UserError(f"{codec.name} has {codec.num_codebooks} codebooks, and {codebooks} were asked")
+    begin_folder(out, {"codec": codec.name, "codebooks": codebooks, "seconds": seconds})
+    clips = ClipSet(name, {}, "codec", about={"codec": codec.name, "codebooks": codebooks})
+    device = next(codec.parameters()).device  # type: ignore[attr-defined]
+    for i, (stem, path) in enumerate(real.files.items()):
+        told(f"through the codec: {name}", i, len(real.files))
+        target = out / f"{stem}.wav"
+        try:
+            if not target.is_file():
+                audio = read_audio(path, codec.sample_rate, seconds=seconds)
+                codes = codec.encode(audio[None].to(device))[:, :codebooks]
+                whole = codec.decode(codes)[0, :, : audio.shape[-1]].clamp(-1, 1)
+                write_audio(target, whole.cpu(), codec.sample_rate)
+            clips.files[stem] = target
+        except UserError as error:
+            clips.lost[stem] = str(error)
+    return clips
+
+
+def clip_codes(clips: ClipSet, codec: Codec, seconds: float, limit: int | None = None) -> dict[str, np.ndarray]:
+    """Codes int64 [K, T] of clips by stem: as they were generated, where they were, or by `codec` from the audio."""
+    found = {}
+    device = next(codec.parameters()).device  # type: ignore[attr-defined]
+    for stem, path in islice(clips.files.items(), limit):
+        kept = path.parent / "codes" / f"{stem}.npy"
+        try:
+            if kept.is_file():
+                found[stem] = np.load(kept).astype(np.int64)
+            else:
+                audio = read_audio(path, codec.sample_rate, seconds=seconds)
+                found[stem] = codec.encode(audio[None].to(device))[0].cpu().numpy()
+        except UserError as error:
+            clips.lost.setdefault(stem, str(error))
+    return found
+
+
+def save_codes(path: Path, codes: np.ndarray) -> None:
+    """Write codes [K, T] as int16 .npy, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.save(file, codes.astype(np.int16))
+
+    write_atomic(path, write)
+
+
+def save_json(path: Path, values: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n"))
