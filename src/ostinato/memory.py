@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from ostinato.lm import LMConfig, MusicLM
-from ostinato.lm_task import code_losses
 
 
 class Live(TorchDispatchMode):
@@ -68,6 +67,8 @@ def traced(
     config: LMConfig, batch: int, frames: int, text: int, bf16: bool, checkpointing: bool
 ) -> tuple[dict[str, int], int]:
     """See `activations`, which it is for a model of any depth."""
+    from ostinato.lm_task import code_losses  # which may itself import this
+
     kept: Counter[str] = Counter()
     part = OUTSIDE
 
@@ -95,13 +96,14 @@ def traced(
 
         for p in lm.parameters():
             p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        for layer in lm.layers:
+        layers: Any = lm.layers
+        for layer in layers:
             if layer.kind.endswith("attention"):
-                layer.mixer.dropout = 0.0  # type: ignore[union-attr]
+                layer.mixer.dropout = 0.0
             layer.register_forward_pre_hook(enter)
             layer.register_forward_hook(leave)
             if checkpointing:
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         with Live() as live, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
                 logits = lm(steps, embedded, mask)

@@ -1,24 +1,27 @@
 """What a training run will cost, before anything runs: FLOPs, memory, hours. `ostinato train CONFIG --plan`."""
 
 import math
+import random
 import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import mean
+from typing import Any, NamedTuple, cast
 
 import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.codec import load_codec
-from ostinato.config import LMRun
+from ostinato.config import CodecRun, LMRun
 from ostinato.data import open_store
 from ostinato.errors import UserError, nearest
 from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 from ostinato.memory import activations
 from ostinato.patterns import make_pattern
 from ostinato.pretrained import fetch
-from ostinato.text import minilm_folder
+from ostinato.store import Store
+from ostinato.text import Tokens, load_text_encoder, minilm_folder
 
 
 def step_flops(config: LMConfig, batch: int, frames: int, text: int) -> int:
@@ -215,21 +218,53 @@ def pick_device(gpu: str | None, precision: str) -> Device:
     return Device("this CPU", measured, source, None, bf16)
 
 
-def plan(run: LMRun, gpu: str | None = None, mfu: float = 0.4) -> Table:
-    """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
+class Workload(NamedTuple):
+    """What a training pass is over."""
 
-    gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach.
-    Raises UserError for an unknown GPU, an mfu out of range, and for a store, text encoder or codec that is damaged or
-    not to be had.
-    """
-    if not 0 < mfu <= 1:
-        raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
-    c, hyper, device = run.model, run.train, pick_device(gpu, run.train.precision)
+    frames: int  # of a clip
+    steps: int  # of the pattern
+    text: int  # tokens of the longest caption of a batch
+    read: bool  # whether `text` is the mean over captions of the store, and not assumed
+    rate: float  # frames a second
+    codec: str
+    store: Store | None
+
+
+def workload(run: LMRun) -> Workload:
+    """Sizes of a run's batches: read off its store, or, where there is none yet, those of its codec, or of DAC."""
     store = open_store(run.data) if (Path(run.data) / "store.json").is_file() else None
     codec = run.codec or (store.info["codec"] if store else "dac")
     rate = store.info["frame_rate"] if store else RATES.get(codec) or load_codec(codec).frame_rate
     frames = max(2, round(run.clip_seconds * rate))
-    S, passes = make_pattern(c.pattern, c.num_codebooks).length(frames), hyper.accumulation * hyper.steps
+    steps = make_pattern(run.model.pattern, run.model.num_codebooks).length(frames)
+    read = store is not None and len(store) > 0 and (run.text == "minilm" or Path(run.text).is_dir())
+    text = longest_captions(store, run.text, run.train.batch) if store and read else TEXT
+    return Workload(frames, steps, text, read, rate, codec, store)
+
+
+def longest_captions(store: Store, encoder: str, batch: int) -> int:
+    """Tokens of the longest caption of a batch, the mean over 50 batches drawn at random."""
+    draw, tokens = random.Random(0), cast(Tokens, load_text_encoder(encoder)).token_ids
+    captions = [draw.choice(store.captions(draw.randrange(len(store))) or [""]) for _ in range(50 * batch)]
+    lengths = [len(row) for row in tokens(captions)]
+    return round(mean(max(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
+
+
+def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float = 0.4) -> Table:
+    """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
+
+    gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach.
+    Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
+    is damaged or not to be had.
+    """
+    if not isinstance(run, LMRun):
+        raise UserError(f"--plan is for language models, and {run.output} is a codec's run")
+    if not 0 < mfu <= 1:
+        raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
+    c, hyper, device = run.model, run.train, pick_device(gpu, run.train.precision)
+    work = workload(run)
+    frames, S, text, store, codec = work.frames, work.steps, work.text, work.store, work.codec
+    passes = hyper.accumulation * hyper.steps
     clips = hyper.batch * passes
 
     table = Table(title=f"{run.output}, before it runs", show_header=False, title_justify="left")
@@ -240,7 +275,9 @@ def plan(run: LMRun, gpu: str | None = None, mfu: float = 0.4) -> Table:
     table.add_section()
 
     table.add_row(
-        "a clip", f"{S:,} steps", f"{run.clip_seconds:g} s at {rate:.2f} frames/s; {TEXT} tokens of text assumed"
+        "a clip",
+        f"{S:,} steps",
+        f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {text} tokens of text{'' if work.read else ' assumed'}",
     )
     table.add_row("a step", f"{clips // hyper.steps:,} clips", f"{hyper.batch} at once, {hyper.accumulation} times")
     heard = clips * run.clip_seconds / 3600
@@ -255,26 +292,26 @@ def plan(run: LMRun, gpu: str | None = None, mfu: float = 0.4) -> Table:
         table.add_row("data", "none yet", f"{run.data} is to be prepared; frames are taken to be those of {codec}")
     table.add_section()
 
-    parts = {name: passes * count for name, count in flops(c, hyper.batch, frames, TEXT).items()}
+    parts = {name: passes * count for name, count in flops(c, hyper.batch, frames, text).items()}
     total = sum(parts.values())
     table.add_row("FLOPs, as 6 N D", f"{6 * N * clips * S:.4g}", "6 x parameters x tokens, as the paper counts")
     table.add_row("FLOPs, counted", f"{total:.4g}", f"{total / (6 * N * clips * S):.2f} x 6 N D")
     for name, count in parts.items():
         table.add_row(f"  {name}", f"{count:.3g}", f"{count / total:.1%}")
-    encoder, reading = encoder_cost(run.text, TEXT)
+    encoder, reading = encoder_cost(run.text, text)
     table.add_row(
         "FLOPs of the text encoder", f"{clips * reading:.3g}", f"at most: {run.text} reads a caption only once"
     )
     hours = total / (device.rate * mfu) / 3600
     table.add_row(
         "hours",
-        f"{hours:,.1f}",
+        f"{hours:,.3g}",
         f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
     )
     table.add_section()
 
-    kept, peak = activations(c, hyper.batch, frames, TEXT, device.bf16, False)
-    _, peak_again = activations(c, hyper.batch, frames, TEXT, device.bf16, True)
+    kept, peak = activations(c, hyper.batch, frames, text, device.bf16, False)
+    _, peak_again = activations(c, hyper.batch, frames, text, device.bf16, True)
     always = {
         "weights": 4 * N,
         "gradients": 4 * N,
