@@ -144,13 +144,14 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def fill(network: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Put `weights` into `network`, every name and shape as it has them. Raises UserError where `path` holds others."""
+def fill(network: nn.Module, weights: dict[str, Tensor], path: str | Path, name: str) -> None:
+    """Make `weights` those of `network` (which may be on "meta"), every name and shape as it has them. Raises UserError
+    where `path` holds others."""
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except (RuntimeError, AttributeError, TypeError) as error:
         told = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} holds no weights of {type(network).__name__} ({told}): check the path") from error
+        raise UserError(f"{path} holds no weights of {name} ({told}): check the path") from error
 
 
 def weights_folder() -> Path:

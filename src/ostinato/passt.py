@@ -112,8 +112,10 @@ class PaSST(Frozen):
 
     def __init__(self, path: str | Path):
         super().__init__()
-        self.mel, self.net = LogMel(), Transformer()
-        fill(self.net, read_weights(path), path)
+        self.mel = LogMel()
+        with torch.device("meta"):
+            self.net = Transformer()
+        fill(self.net, read_weights(path), path, self.name)
         self.freeze()
 
     def embed(self, audio: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class EfficientAT(Frozen):
         if features is None:
             raise UserError(f"{path} holds no weights of an EfficientAT MobileNet (mn04_as_mAP_432.pt is one)")
         self.mel, self.net = LogMel(), MobileNet(features.shape[0] / 960)
-        fill(self.net, weights, path)
+        fill(self.net, weights, path, self.name)
         self.labels = read_labels(Path(path).with_name(LABELS_FILE))
         self.freeze()
 
@@ -230,7 +230,7 @@ class JamendoFCN(Frozen):
     def __init__(self, path: str | Path):
         super().__init__()
         self.net = FCN()
-        fill(self.net, read_weights(path), path)
+        fill(self.net, read_weights(path), path, self.name)
         self.freeze()
 
     def windows(self, audio: Tensor) -> Tensor:
