@@ -180,7 +180,10 @@ def real_rows(
     if prompts is not None:
         files = {p.name: real.files[stem] for p in prompts.prompts if (stem := paired(p, real))}
     if files:
-        yield Row(ClipSet("real", dict(files), "real"))
+        note = (
+            f"these {len(files)} clips are among the {len(real.files)} of the reference, which brings them nearer to it"
+        )
+        yield Row(ClipSet("real", dict(files), "real", notes=[note]))
     if files and settings.codebooks:
         codec = load_codec(settings.codec, settings.device)
         label = Path(settings.codec).name
@@ -281,6 +284,7 @@ def written(row: Row) -> dict:
         "lost": clips.lost,
         "notes": clips.notes,
         "about": clips.about,
+        "folder": str(next(iter(clips.files.values())).parent.resolve()) if clips.files else None,
         "scores": {name: asdict(score) for name, score in row.scores.items()},
         **row.extras,
     }

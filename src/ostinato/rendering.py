@@ -139,7 +139,7 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
         "codebooks": config.num_codebooks,
         "pattern": config.pattern,
         "parameters": sum(p.numel() for p in model.lm.parameters()),
-        "trained": training_rows(folder).get("trained", ""),
+        "step": int(trained.split()[0]) if (trained := training_rows(folder).get("trained")) else None,
     }
 
 

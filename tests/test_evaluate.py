@@ -1,0 +1,194 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from test_cli import ostinato, told  # noqa: F401
+from tiny import make_codec, make_lm, melody
+
+from ostinato.codec import fingerprint
+from ostinato.errors import UserError
+from ostinato.evaluate import Settings, evaluate
+from ostinato.model import Ostinato
+from ostinato.prompts import load_prompts
+from ostinato.tables import PUBLISHED, STAND_INS, tables, write_tables
+from ostinato.taggers import MobileNet
+from ostinato.text import load_text_encoder
+
+NAMES = [f"tune{i}" for i in range(6)]
+TUNES = [(0, 4, 7, 12), (0, 3, 7), (5, 2, 9, 11, 0), (12, 0), (0, 7, 9, 4), (2, 11, 6)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny model, a stand-in with random weights, real clips and their captions."""
+    root = tmp_path_factory.mktemp("evaluate")
+    torch.manual_seed(0)
+    torch.save(MobileNet(0.1).state_dict(), root / "ears.pt")
+    lm = make_lm(K=3, pattern="delay", codebook_size=32, text_width=384, dtype=torch.float32)
+    codec = make_codec()
+    config = {"text": "minilm", "codec": "codec", "codec_id": fingerprint(codec)}
+    Ostinato(lm, load_text_encoder("minilm"), codec, config).save_pretrained(root / "model")
+    (root / "real").mkdir()
+    for name, notes in zip(NAMES, TUNES, strict=True):
+        sf.write(root / "real" / f"{name}.wav", melody(2, notes), 8000)
+    with (root / "prompts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("name", "caption"), *((name, f"tune in style {name}") for name in NAMES)])
+    return root
+
+
+def settings(world, **changes):
+    return Settings(
+        **{"listeners": (f"efficientat:{world / 'ears.pt'}",), "seconds": 2, "replicates": 10, "batch": 4} | changes
+    )
+
+
+def by_name(results):
+    return {row["name"]: row for row in results["rows"]}
+
+
+def test_a_model_the_real_clips_and_these_through_the_codec(world, tmp_path):
+    prompts = load_prompts(str(world / "prompts.csv"))
+    asked = settings(world, codec=str(world / "model" / "codec"), codebooks=(1, 3))
+    results = evaluate([f"mine={world / 'model'}"], prompts, world / "real", tmp_path, asked)
+    rows = by_name(results)
+    assert list(rows) == ["real", "real, codec, 1 of 3 codebooks", "real, codec, 3 of 3 codebooks", "mine"]
+    assert all(row["clips"] == 6 and not row["lost"] for row in rows.values())
+    for score in (s for row in rows.values() for s in row["scores"].values()):
+        assert score["n"] == 6 and np.isfinite(score["value"])
+    fd = {name: row["scores"]["fd/efficientat"] for name, row in rows.items()}
+    assert fd["real"]["value"] == pytest.approx(0, abs=1e-6) and "singular" in fd["mine"]["notes"][0]
+    assert fd["mine"]["low"] < fd["mine"]["value"] < fd["mine"]["high"]
+    assert rows["real"]["scores"]["tags/efficientat"]["value"] == 1
+    assert rows["mine"]["about"]["cost"]["audio"] == 12 and rows["mine"]["about"]["cost"]["flops"] > 0
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    text = tables(results)
+    assert STAND_INS in text and PUBLISHED not in text and "| mine | 6 | 0 |" in text and "GB" in text
+    assert {file.name for file in write_tables(results, tmp_path)} == {"results.md", "metrics-stand-ins.png"}
+
+
+def test_what_is_there_is_not_made_again_and_an_interruption_changes_nothing(world, tmp_path):
+    prompts = load_prompts(str(world / "prompts.csv"))
+    target = [f"mine={world / 'model'}"]
+    first = evaluate(target, prompts, world / "real", tmp_path, settings(world))
+    folder = tmp_path / "clips" / "mine"
+    before = {p.name: p.read_bytes() for p in folder.glob("*.wav")}
+    for i in (0, 3, 4):
+        (folder / f"{prompts.prompts[i].name}.wav").unlink()
+    kept = {p: p.stat().st_mtime_ns for p in folder.glob("*.wav")}
+    second = evaluate(target, prompts, world / "real", tmp_path, settings(world, batch=1))
+    assert {p.name: p.read_bytes() for p in folder.glob("*.wav")} == before
+    assert all(p.stat().st_mtime_ns == time for p, time in kept.items())
+    assert by_name(second)["mine"]["scores"] == by_name(first)["mine"]["scores"]
+    with pytest.raises(UserError, match="made otherwise"):
+        evaluate(target, prompts, world / "real", tmp_path, settings(world, seed=1))
+
+
+def test_bad_clips_are_named_and_counted_and_the_rest_is_evaluated(world, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    sf.write(clips / "tune0.wav", melody(2, TUNES[0]), 8000)
+    sf.write(clips / "tune1.wav", melody(2, TUNES[1], 22050), 22050)
+    (clips / "tune2.wav").write_bytes(b"RIFF and no more")
+    broken = melody(2, TUNES[3])
+    broken[500] = np.nan
+    sf.write(clips / "tune3.wav", broken, 8000, subtype="FLOAT")
+    sf.write(clips / "tune4.wav", melody(0.5, TUNES[4]), 8000)
+    sf.write(clips / "stranger.wav", melody(2), 8000)
+    prompts = load_prompts(str(world / "prompts.csv"))
+    results = evaluate([str(clips)], prompts, world / "real", tmp_path / "out", settings(world))
+    row = by_name(results)["clips"]
+    assert row["clips"] == 2 and all(score["n"] == 2 for score in row["scores"].values())
+    assert {name: name in reason or "prompt" in reason for name, reason in row["lost"].items()} == dict.fromkeys(
+        ("tune2", "tune3", "tune4", "tune5"), True
+    )
+    assert "not finite" in row["lost"]["tune3"] and "0.50 s" in row["lost"]["tune4"]
+    notes = " ".join(row["notes"])
+    assert "stranger" in notes and "22050 Hz" in notes and "tune1.wav" in notes
+    text = tables(results)
+    assert "| clips | 2 | 4 |" in text and "tune3.wav" in text
+
+
+def test_pairs_that_do_not_match_are_told(world, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("tune0", "unknown"):
+        sf.write(clips / f"{name}.wav", melody(2), 8000)
+    row = by_name(evaluate([str(clips)], None, world / "real", tmp_path / "out", settings(world)))["clips"]
+    assert row["scores"]["kl/efficientat"]["n"] == 1 and row["scores"]["fd/efficientat"]["n"] == 2
+    assert "unknown" in " ".join(row["notes"])
+
+
+def test_what_a_thief_plays_is_found_in_the_store(world, tmp_path):
+    from ostinato.data import prepare
+
+    music = tmp_path / "music"
+    music.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        sf.write(music / f"song{i}.wav", melody(2, tuple(rng.integers(-12, 12, 8)), seed=i), 8000)
+    table = ["path,split", *(f"song{i}.wav,{'train' if i < 6 else 'test'}" for i in range(8))]
+    (music / "captions.csv").write_text("\n".join(table))
+    from ostinato.codec import load_codec
+    from ostinato.store import open_store
+
+    codec = load_codec(str(world / "model" / "codec"))
+    prepare(music, tmp_path / "store", codec, str(world / "model" / "codec"), fingerprint(codec), clip_seconds=2)
+    thief = tmp_path / "thief"
+    (thief / "codes").mkdir(parents=True)
+    store = open_store(tmp_path / "store").split("train")
+    for i in range(3):
+        codes = store.codes(i)
+        sf.write(thief / f"clip{i}.wav", codec.decode(codes[None])[0, 0].clamp(-1, 1).numpy(), 8000)
+        np.save(thief / "codes" / f"clip{i}.npy", codes.numpy())
+    asked = settings(world, store=tmp_path / "store")
+    results = evaluate([str(thief), f"honest={world / 'real'}"], None, world / "real", tmp_path / "out", asked)
+    rows = by_name(results)
+    found = rows["thief"]["memorisation"]
+    assert found["runs"]["median"] == pytest.approx(2) and found["runs"]["beyond"] == 1
+    assert found["nearest_codes"] == pytest.approx(1) and found["nearest/efficientat"]["mean"] > 0.99
+    assert {run["training_clip"] for run in found["longest"]} == {f"song{i}.wav#0.000" for i in range(3)}
+    assert rows["honest"]["memorisation"]["runs"]["median"] < 2
+    assert "held-out music" in tables(results)
+
+
+def test_drift_follows_the_clip_in_windows_of_ten_seconds(world, tmp_path):
+    clips = tmp_path / "long"
+    clips.mkdir()
+    for i in range(3):
+        tune = melody(25, TUNES[i])
+        tune[20 * 8000 :] = 0.3 * np.random.default_rng(i).standard_normal(5 * 8000)
+        sf.write(clips / f"tune{i}.wav", tune, 8000)
+    asked = settings(world, seconds=30, drift=True, metrics=("fd",))
+    (row,) = evaluate([str(clips)], None, None, tmp_path / "none", asked)["rows"]
+    assert row["drift"] == [] and row["clips"] == 3  # without a reference there is nothing to be far from
+    rows = by_name(evaluate([str(clips)], None, clips, tmp_path / "out", asked))
+    windows = rows["long"]["drift"]
+    assert [w["start"] for w in windows] == [0, 10, 20] and [w["clips"] for w in windows] == [3, 3, 3]
+    values = [w["scores"]["fd/efficientat"]["value"] for w in windows]
+    assert values[2] > max(values[:2])
+
+
+def test_mistakes_are_told_in_one_line(world, tmp_path, told):  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    out = ("--output", tmp_path / "out")
+    ears = ("--listener", f"efficientat:{world / 'ears.pt'}")
+    assert "empty has no audio files" in told("evaluate", tmp_path / "empty", *ears, *out)
+    assert "--prompts" in told("evaluate", world / "model", *ears, *out)
+    assert "did you mean 'kad'" in told("evaluate", world / "real", "--metrics", "kda", *ears, *out)
+    assert "did you mean 'clap'" in told("evaluate", world / "real", "--listener", "clop", *out)
+    assert "1,9" in told("evaluate", world / "real", "--codebooks", "x", *ears, *out)
+    assert "nothing to evaluate" in told("evaluate", *ears, *out)
+    sf.write(tmp_path / "empty" / "other.wav", melody(2), 8000)
+    line = told("evaluate", tmp_path / "empty", "--prompts", world / "prompts.csv", *ears, *out)
+    assert "named after a prompt" in line and "'other'" in line
+
+
+def test_the_command_prints_the_table(world, tmp_path, capfd):
+    ears = f"efficientat:{world / 'ears.pt'}"
+    out = tmp_path / "out"
+    ostinato("evaluate", world / "real", "--reference", world / "real", "--listener", ears, "--seconds", 2, "-o", out)
+    shown = capfd.readouterr().out
+    assert shown.strip() == (out / "results.md").read_text().strip() and "FD (efficientat)" in shown
