@@ -2,8 +2,8 @@
 
     python recipes/pocket/corpus.py OUT [--cache FOLDER]
 
-`tracks.csv` beside this file names every track. Needed: Debian 12 with apt-get, dpkg-deb and fluidsynth, the package
-fluid-soundfont-gm, and the Python packages soundfile, rich and music21==10.5.1. Run it again after an interruption:
+`tracks.csv` beside this file names every track. Needed: Debian 12 with apt-get, dpkg-deb, fluidsynth and openmpt123, the
+package fluid-soundfont-gm, and the Python packages soundfile, rich and music21==10.5.1. Run it again after an interruption:
 what lies there is kept, and no file is ever seen half written.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import render
 import scores
 import soundfile
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,7 +38,8 @@ class Trouble(Exception):
 def read_tracks(path: Path) -> list[Row]:
     """The lines of tracks.csv, each with `file`, its path relative to OUT.
 
-    A file name that a package uses twice gets its folder's name in front.
+    A file name that a package uses twice gets its folder's name in front. What has to be rendered first, MIDI files
+    and modules, has the path of the package's own file in `notes`.
     """
     with path.open(encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
@@ -45,6 +48,9 @@ def read_tracks(path: Path) -> list[Row]:
         inside = PurePosixPath(r["path"])
         alone = names[r["package"], inside.name] == 1
         r["file"] = f"{r['package']}/{inside.name if alone else f'{inside.parent.name} - {inside.name}'}"
+        if inside.suffix.lower() in render.SYMBOLIC:
+            r["notes"] = r["file"]
+            r["file"] += ".flac"
     return rows
 
 
@@ -95,13 +101,28 @@ def members(deb: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def zipped(name: str, data: IO[bytes], inner: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Files of a zip that lies inside the tar: through a temporary file, as a zip cannot be read as a stream."""
+    """Files of a zip or WAD that lies inside the tar: through a temporary file, as a zip cannot be read as a stream."""
     with tempfile.TemporaryFile() as spool:
         while block := data.read(1 << 20):
             spool.write(block)
+        if spool.seek(0) == 0 and spool.read(4) == b"IWAD":
+            yield from lumps(name, spool, inner)
+            return
         with zipfile.ZipFile(spool) as archive:
             for path in sorted(inner & set(archive.namelist())):
                 yield f"{name}!{path}", archive.read(path)
+
+
+def lumps(name: str, wad: IO[bytes], inner: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Files of a WAD archive: a count and the place of the directory, whose entries are offset, size and name."""
+    wad.seek(4)
+    count, start = struct.unpack("<II", wad.read(8))
+    wad.seek(start)
+    for offset, size, lump in struct.iter_unpack("<II8s", wad.read(16 * count)):
+        path = lump.rstrip(b"\0").decode("ascii", "replace") + ".mid"
+        if path in inner:
+            wad.seek(offset)
+            yield f"{name}!{path}", wad.read(size)
 
 
 def extract(rows: list[Row], out: Path, cache: Path, bar: Progress) -> None:
@@ -111,7 +132,8 @@ def extract(rows: list[Row], out: Path, cache: Path, bar: Progress) -> None:
         packages[r["package"]].append(r)
     task = bar.add_task("packages", total=len(rows))
     for package, listed in packages.items():
-        missing = {r["path"]: r["file"] for r in listed if not (out / r["file"]).exists()}
+        files = {r["path"]: r.get("notes", r["file"]) for r in listed}
+        missing = {path: file for path, file in files.items() if not (out / file).exists()}
         bar.update(task, advance=len(listed) - len(missing), description=package)
         if not missing:
             continue
@@ -138,7 +160,7 @@ def captions(rows: list[Row], out: Path) -> Counter:
         if not decodes(out / r["file"]):
             print(f"warning: left out {r['file']}: soundfile cannot decode it", file=sys.stderr)
             continue
-        source = r["path"] if r["package"] == "music21" else r["package"]
+        source = r["path"] if r["package"] in ("music21", "rule") else r["package"]
         lines.append(
             {
                 "path": r["file"],
@@ -165,9 +187,13 @@ def make(out: Path, cache: Path, without_scores: bool) -> None:
     with Progress(*columns) as bar:
         extract(rows, out, cache, bar)
         if not (out / "captions.jsonl").exists():
-            captions(rows, out)  # so that the tracks can be used while the scores are rendered
+            captions(
+                [r for r in rows if "notes" not in r], out
+            )  # so that the tracks can be used while the scores are rendered
         if not without_scores:
-            rows += scores.render_all(HERE / "scores.csv", out, bar)
+            rows += render.read_scores(HERE / "scores.csv")
+            render.render_all(out, [r for r in rows if "style" in r or "notes" in r], bar)
+        rows = [r for r in rows if (out / r["file"]).exists()]
     print(f"{out / 'captions.jsonl'}: " + ", ".join(f"{n} {split}" for split, n in captions(rows, out).items()))
 
 

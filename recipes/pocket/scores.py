@@ -4,15 +4,14 @@ Beside the columns of tracks.csv a line has `programs` (one GM program per part,
 `drone`, `octave`, `chords`, `arpeggio` with its GM program: `chords:24`), `drums` (0 or 1), `bpm` (quarter notes per
 minute), `transpose` (semitones), `tonic` (pitch class that is heard) and `mode`, `hall` (0 dry, 1 FluidSynth's reverb,
 2 a large hall), `seconds` (the longest it gets; the last notes ring on).
+`style` is `tune` for what this file arranges, `chip` for chip.py, else one of styles.py; `form` a variety of the style.
 Times are in quarter notes from the start of the score, pitches are MIDI numbers.
 """
 
-import csv
 import re
 import struct
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,11 +191,16 @@ def midi(notes: list[Note], programs: dict[int, int], bpm: float) -> bytes:
     return b"MThd" + struct.pack(">IHHH", 6, 0, 1, TICKS) + b"MTrk" + struct.pack(">I", len(track)) + bytes(track)
 
 
-def arrange(row: dict[str, str]) -> bytes:
-    """The MIDI file of one line of scores.csv."""
+def placed(row: dict[str, str]) -> Tune:
+    """The tune of one line of scores.csv, as long and as high as the line says."""
     tune = fit(read_tune(row["path"]), float(row["bpm"]), float(row["seconds"]))
     moved = [Note(n.start, n.length, n.pitch + int(row["transpose"]), n.velocity, n.channel) for n in tune.notes]
-    tune = Tune(moved, tune.bars, tune.meter, tune.end)
+    return Tune(moved, tune.bars, tune.meter, tune.end)
+
+
+def arrange(row: dict[str, str]) -> bytes:
+    """The MIDI file of a line of scores.csv whose style is `tune`."""
+    tune = placed(row)
     programs = {c: int(p) for c, p in enumerate(row["programs"].split())}
     kind, _, program = row["backing"].partition(":")
     notes = list(tune.notes)
@@ -247,30 +251,3 @@ def synthesize(data: bytes, hall: int) -> np.ndarray:
         raise Trouble("fluidsynth rendered silence: is the sound font whole?")
     heard = np.flatnonzero(np.abs(samples) > 0.003 * peak)
     return (samples[heard[0] : heard[-1] + 1] * (0.7 / peak)).astype(np.float32)
-
-
-def render(row: dict[str, str], out: Path) -> None:
-    """Write one line's FLAC (mono, 16 bit, RATE), by way of a temporary name; a file that is there is kept."""
-    path = out / row["file"]
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    soundfile.write(part, synthesize(arrange(row), int(row["hall"])), RATE, format="FLAC", subtype="PCM_16")
-    part.replace(path)
-
-
-def render_all(listed: Path, out: Path, bar: Any, workers: int = 2) -> list[dict[str, str]]:
-    """Render the lines of scores.csv under OUT/scores and return them, each with `file`, its path relative to OUT.
-
-    music21 holds the interpreter while it reads, FluidSynth is a process of its own: threads are enough.
-    """
-    with listed.open(encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f))
-    for r in rows:
-        r["file"] = f"scores/{slug(r['path'])}.flac"
-    task = bar.add_task("scores", total=len(rows))
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(lambda r: render(r, out), rows):
-            bar.advance(task)
-    return rows
