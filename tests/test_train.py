@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import POCKET, make_codec, melody
 
+from ostinato import lm_task
+from ostinato.checkpoint import checkpoints
 from ostinato.codec import fingerprint, load_codec
 from ostinato.codec_task import CodecTask
 from ostinato.config import CodecRun, LMRun, Optimisation, load_run
@@ -28,9 +30,11 @@ from ostinato.errors import UserError
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.lm_task import IGNORED, Clips, LMTask, code_losses, make_batch
 from ostinato.model import load
+from ostinato.optimizer import learning_rate, optimizer_for
+from ostinato.order import make_loader, sample_order, seed_of
 from ostinato.patterns import make_pattern
 from ostinato.sampling import Sampling
-from ostinato.train import Loop, checkpoints, learning_rate, optimizer_for, sample_order, train
+from ostinato.train import train
 
 CPU = torch.device("cpu")
 CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}
@@ -141,10 +145,12 @@ def test_losses_by_hand(smoothing):
                     logs = [math.log(v / sum(row)) for v in row]
                     losses.append(-(1 - smoothing) * logs[target] - smoothing * sum(logs) / len(logs))
         wanted.append(sum(losses) / len(losses))
-    assert code_losses(logits, targets, smoothing).tolist() == pytest.approx(wanted, rel=1e-5)
+    sums, counts = code_losses(logits, targets, smoothing)
+    assert counts.tolist() == [8, 10, 6]
+    assert (sums / counts).tolist() == pytest.approx(wanted, rel=1e-5)
     other = logits.clone()
     other[targets == IGNORED] = 1e4
-    assert torch.equal(code_losses(other, targets, smoothing), code_losses(logits, targets, smoothing))
+    assert torch.equal(code_losses(other, targets, smoothing)[0], sums)
 
 
 @pytest.mark.parametrize(("name", "K"), [("single", 1), ("delay", 3), ("flatten", 2)])
@@ -330,7 +336,7 @@ def test_what_does_not_fit_is_refused(stores, tmp_path):
     file.write_text("")
     cases = {
         "--fresh": lm_run(stores, tmp_path / "run", {"width": 64}),
-        "was trained on codec": dataclasses.replace(
+        "was trained on other clips.*--init": dataclasses.replace(
             lm_run(stores, tmp_path / "run", train={"steps": 2}), data=str(tmp_path / "other")
         ),
         "was written with codec 0{16}": dataclasses.replace(
@@ -353,10 +359,49 @@ def test_what_does_not_fit_is_refused(stores, tmp_path):
 
 
 def test_divergence_is_told_and_nothing_is_saved(stores, tmp_path, monkeypatch):
-    monkeypatch.setattr("ostinato.lm_task.code_losses", lambda logits, *_: logits.mean() * float("nan"))
-    with pytest.raises(UserError, match=r"diverged at step 0.*train\.learning_rate"):
-        train(lm_run(stores, tmp_path / "run"))
-    assert not checkpoints(tmp_path / "run")
+    whole = lm_task.code_losses
+
+    def failing(logits, *rest):
+        losses, counts = whole(logits, *rest)
+        return losses * (float("nan") if len(seen) == 6 else 1), counts
+
+    seen, original = [], LMTask.backward
+
+    def noted(task, accelerator, batch, *rest):
+        seen.append(sorted(batch[2]))
+        return original(task, accelerator, batch, *rest)
+
+    monkeypatch.setattr(LMTask, "backward", noted)
+    monkeypatch.setattr(lm_task, "code_losses", failing)
+    run = lively(stores, tmp_path / "run", checkpoint_every=1, validate_every=100)
+    run = dataclasses.replace(run, text_dropout=0.0, prompts=())
+    with pytest.raises(UserError, match=r"diverged at step 2: .*diverged-0000002, step-0000002 is good.*learning_rate"):
+        train(run)
+    folder = tmp_path / "run" / "diverged-0000002"
+    told = json.loads((folder / "training.json").read_text())["diverged"]
+    store = open_store(stores / "codes").split("train")
+    for micro, captions in zip(told["clips"], seen[4:6], strict=True):
+        assert sorted(store.captions(clip["number"])[0] for clip in micro) == captions
+        assert all(store.row(clip["number"])["id"] == clip["id"] for clip in micro)
+    assert told["step"] == 2 and len(told["seeds"]) == 2
+    last = load_file(tmp_path / "run" / "step-0000002" / "model.safetensors")
+    assert all(torch.equal(t, last[name]) for name, t in load_file(folder / "model.safetensors").items())
+    seen.append("the batch is good now")
+    assert train(run).name == "step-0000008"
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(stores, tmp_path, monkeypatch):
+    original = torch.optim.AdamW.step
+
+    def overflowing(optimizer):
+        original(optimizer)
+        if len(checkpoints(tmp_path)) == 2:
+            next(p for group in optimizer.param_groups for p in group["params"]).data.view(-1)[3] = float("inf")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflowing)
+    with pytest.raises(UserError, match=r"diverged at step 2: a weight.*step-0000002 is good"):
+        train(lm_run(stores, tmp_path, train={"checkpoint_every": 1}))
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-0000001", "step-0000002"]
 
 
 def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
@@ -367,7 +412,8 @@ def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
 
     inputs, targets, captions = make_batch([(held.codes(0), held.captions(0)[0])], lm.pattern, lm.special)
     with torch.no_grad():
-        wanted = code_losses(lm(inputs, *load_text_encoder("minilm")(captions)), targets)
+        losses, counts = code_losses(lm(inputs, *load_text_encoder("minilm")(captions)), targets)
+    wanted = losses / counts
     assert found["loss"] == pytest.approx(wanted.mean().item(), abs=2e-3)
     assert [found[f"codebook_{k}"] for k in range(3)] == pytest.approx(wanted.tolist(), abs=2e-3)
 
@@ -426,33 +472,28 @@ def test_codec_learns(stores, tmp_path):
     assert sum(mel[-5:]) < 0.7 * sum(mel[:5])
 
 
-def test_everything_random_differs(stores, tmp_path, monkeypatch):
-    """From step to step, micro-batch to micro-batch, clip to clip and process to process."""
-    seen, original = [], Clips.__getitem__
+def test_everything_random_differs():
+    """From step to step, micro-batch to micro-batch and clip to clip, not by who reads; and processes keep apart."""
+    hyper = Optimisation(batch=4, accumulation=3)
+    seeds = [seed_of(hyper, micro) for micro in range(40)]
+    assert len({seed + rank for seed in seeds for rank in range(64)}) == 40 * 64
 
-    def noted(clips, i):
-        seen.append((random.getstate(), torch.get_rng_state()))
-        return original(clips, i)
+    class Drawn:
+        def __len__(self):
+            return 5
 
-    def seeds(loop):
-        return {loop.seed_of(micro) for micro in range(40)}
+        def __getitem__(self, i):
+            return i, random.random()
 
-    ranks, run = [], Loop.run
-    monkeypatch.setattr(Clips, "__getitem__", noted)
+    def read(batch, rank, world, step=0):
+        loader = make_loader(Drawn(), list, dataclasses.replace(hyper, batch=batch), step, rank, world)
+        return [clip for micro in islice(loader, 6) for clip in micro]
 
-    def as_ranks(loop):
-        for rank in range(3):
-            state = type("Rank", (), {"process_index": rank})()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(loop, "accelerator", state)
-                ranks.append(seeds(loop))
-        return run(loop)
-
-    monkeypatch.setattr(Loop, "run", as_ranks)
-    train(lively(stores, tmp_path, steps=3, batch=2))
-    states = [state for state, _ in seen if state]
-    assert len(set(states)) >= 12  # 3 steps of 2 micro-batches of 2 clips
-    assert len(set.union(*ranks)) == 3 * 40
+    whole = read(4, 0, 1)
+    assert len({value for _, value in whole}) == 24
+    halves = [read(2, rank, 2) for rank in range(2)]
+    shared = [clip for i in range(0, 12, 2) for half in halves for clip in half[i : i + 2]]
+    assert shared == whole and read(4, 0, 1, step=1)[:12] == whole[12:]
 
 
 def test_a_run_begins_with_a_models_weights(stores, tmp_path):

@@ -1,5 +1,6 @@
 """Training the pocket codec: spectral losses, quantiser dropout and, from a given step on, a discriminator."""
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 from ostinato.config import CodecRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
-from ostinato.folder import fill
+from ostinato.folder import fill, write_model_folder
 from ostinato.pocket import PocketCodec
 from ostinato.spectral import (
     MEL_BINS,
@@ -43,6 +44,8 @@ class Segments(Dataset):
 
 
 class CodecTask:
+    main = "codec"  # the module that is the model
+
     def __init__(self, run: CodecRun, device: torch.device):
         self.run, self.device = run, device
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -67,7 +70,7 @@ class CodecTask:
         self.data = Segments(train, round(run.clip_seconds * run.model.sample_rate))
         self.held_out = store.split("validation")
         codec = PocketCodec(run.model).to(device)
-        self.codec = codec
+        self.codec, self.score = codec, f"mel_{run.model.num_codebooks}"  # low is good
         self.modules: dict[str, nn.Module] = {"codec": codec, "discriminator": Discriminator().to(device)}
         self.loss = SpectralLoss(run.model.sample_rate).to(device)
         self.collate = torch.stack
@@ -76,7 +79,7 @@ class CodecTask:
         count = sum(p.numel() for p in self.codec.parameters()) / 1e6
         return f"pocket codec, {count:.1f} M parameters, {len(self.data)} clips, {len(self.held_out)} held out"
 
-    def backward(self, accelerator: Any, audio: Tensor, step: int, scale: float) -> dict[str, float]:
+    def backward(self, accelerator: Any, audio: Tensor, step: int, scale: float) -> dict[str, Tensor]:
         run, audio = self.run, audio.to(self.device)
         K = run.model.num_codebooks
         # Half of each batch is decoded from its first n codebooks only, n drawn evenly (DAC, section 3.2).
@@ -101,7 +104,11 @@ class CodecTask:
             loss = loss + run.adversarial_weight * score + run.matching_weight * matching
             metrics |= {"discriminator": judge_loss, "adversarial": score, "matching": matching}
         accelerator.backward(loss * scale)
-        return {name: float(value.detach()) for name, value in (metrics | {"loss": loss}).items()}
+        return {name: value.detach() for name, value in (metrics | {"loss": loss}).items()}
+
+    def flops(self, batch: Tensor) -> int:
+        """Not counted."""
+        return 0
 
     @torch.no_grad()
     def validate(self, accelerator: Any) -> dict[str, float]:
@@ -128,26 +135,34 @@ class CodecTask:
         return means | {"perplexity_first": float(perplexity[0]), "perplexity_lowest": float(perplexity.min())}
 
     @torch.no_grad()
-    def samples(self, accelerator: Any) -> list[tuple[str, Tensor, int]]:
-        """Two held-out clips of 5 s as they are and through the codec."""
-        codec = accelerator.unwrap_model(self.modules["codec"]).eval()
+    def samples(self, folder: Path) -> list[tuple[str, Tensor, int]]:
+        """Two held-out clips of 5 s as they are and through the codec of the checkpoint `folder`."""
+        codec = PocketCodec.from_pretrained(folder).to(self.device)
         out = []
         for i in spread(len(self.held_out), 2):
             audio = self.held_out.pcm(i, 0, 5 * codec.sample_rate)
-            out.append((f"{i}-original", audio, codec.sample_rate))
-            out.append(
-                (f"{i}-codec", codec.decode(codec.encode(audio[None].to(self.device)))[0].cpu(), codec.sample_rate)
-            )
-        codec.train()
+            made = codec.decode(codec.encode(audio[None].to(self.device)))[0].cpu()
+            out += [(f"{i}-original", audio, codec.sample_rate), (f"{i}-codec", made, codec.sample_rate)]
         return out
 
-    def save(self, folder: Path, accelerator: Any) -> None:
-        accelerator.unwrap_model(self.modules["codec"]).save_pretrained(folder)
-        judge = accelerator.unwrap_model(self.modules["discriminator"])
-        save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, folder / "discriminator.safetensors")
+    def identity(self) -> dict[str, Any]:
+        """What clips the run is trained on."""
+        rate = self.data.store.info["sample_rate"]
+        return {"codec": f"audio, {rate} Hz", "clips": len(self.data), "digest": self.data.store.digest()}
+
+    def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """State dict of the module in training -> of a plain `PocketCodec`."""
+        return weights
+
+    def save(self, folder: Path, modules: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
+        """A codec's folder, with the discriminator beside, from the modules' state dicts."""
+        config = {"model_type": "pocket", "codec": dataclasses.asdict(self.run.model)} | about
+        write_model_folder(folder, config, modules["codec"])
+        judge = {name: t.cpu().contiguous() for name, t in modules["discriminator"].items()}
+        save_file(judge, folder / "discriminator.safetensors")
 
     def load(self, folder: Path) -> None:
-        fill(self.codec, folder)
+        fill(self.codec, folder, "model.safetensors")
         self.modules["discriminator"].load_state_dict(load_file(folder / "discriminator.safetensors"))
 
     def start(self) -> None:

@@ -38,7 +38,12 @@ class Optimisation:
     validate_every: int = 1000
     validation_clips: int = 64
     checkpoint_every: int = 1000
-    keep: int = 2  # newest checkpoints kept
+    keep: int = 2  # newest checkpoints kept, beside the one that validated best
+    ema: float = 0.0  # decay of averaged weights, such as 0.999; 0: none are kept
+    tracker: str = "tensorboard"  # none, or another by accelerate's name: wandb, mlflow, trackio, ...
+    checkpointing: bool = False  # of activations: the backward pass computes them again, for less memory
+    compile: bool = False  # torch.compile; needs a compiler on a CPU
+    shard: bool = False  # over several processes, spread the weights and the optimizer (FSDP2) instead of copying them
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,8 @@ def load_run(
             check(0 <= getattr(run, key) <= 1, f"{key} must be from 0 to 1, got {getattr(run, key)}")
         check(0 < run.sample_seconds < math.inf, f"sample_seconds must be above 0, got {run.sample_seconds}")
     else:
+        for key in ("checkpointing", "shard"):
+            check(not getattr(run.train, key), f"train.{key} is for language models; leave it out for a codec")
         check_window("clip_seconds", run.clip_seconds, max(MEL_BINS), run.model.sample_rate)
         check_window("adversary_seconds", run.adversary_seconds, max(DISCRIMINATOR_WINDOWS), run.model.sample_rate)
     return run
@@ -201,6 +208,7 @@ def check_training(hyper: Optimisation) -> None:
         all(0 <= beta < 1 for beta in hyper.betas),
         f"train.betas must each be at least 0 and under 1, got {list(hyper.betas)}",
     )
+    check(0 <= hyper.ema < 1, f"train.ema must be at least 0 and under 1, got {hyper.ema}")
     check(0 <= hyper.seed < 2**31, f"train.seed must be from 0 to {2**31 - 1}, got {hyper.seed}")
     check(
         hyper.precision in ("auto", "fp32", "bf16"),

@@ -43,12 +43,21 @@ def read_model_folder(folder: str | Path, model_type: str) -> tuple[dict, dict[s
     config = read_config(folder)
     if config.get("model_type") != model_type:
         raise UserError(f"{folder} holds a model of type {config.get('model_type')!r}, not {model_type!r}")
-    return config, read_weights(Path(folder) / "model.safetensors")
+    return config, read_weights(weights_file(folder))
 
 
-def fill(module: nn.Module, folder: str | Path, name: str = "model.safetensors") -> None:
-    """Load the weights of a folder into `module`. Raises UserError if they are of another one, or not whole."""
-    weights = read_weights(Path(folder) / name)
+def weights_file(folder: str | Path) -> Path:
+    """The file of the weights to play: model.safetensors, or the averaged ones beside it where config.json says so."""
+    name = read_config(folder).get("weights", "model.safetensors")
+    if name not in ("model.safetensors", "ema.safetensors"):
+        raise UserError(f"{folder}/config.json has weights {name!r}, not model.safetensors or ema.safetensors")
+    return Path(folder) / name
+
+
+def fill(module: nn.Module, folder: str | Path, name: str | None = None) -> None:
+    """Load the weights of a folder into `module`: the file `name`, by default those to play. Raises UserError if they
+    are of another module, or not whole."""
+    weights = read_weights(Path(folder) / name if name else weights_file(folder))
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

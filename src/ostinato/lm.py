@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ostinato.attention import CrossAttention, KVState, SelfAttention, TextState
 from ostinato.errors import UserError, nearest
@@ -179,6 +180,7 @@ class MusicLM(nn.Module):
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
         self.lm_head = nn.ModuleList(Linear(config.width, V, bias=False) for _ in range(K))
         self.positions = config.positions or self.variant.positions
+        self.checkpointing = False  # of activations, in training
         self.initialise()
 
     def initialise(self) -> None:
@@ -262,7 +264,10 @@ class MusicLM(nn.Module):
 
     def backbone(self, x: Tensor, states: list[State], mask: Tensor | None) -> Tensor:
         for layer, state in zip(self.layers, states, strict=True):
-            x = layer(x, state, mask)
+            if self.checkpointing and self.training:
+                x = checkpoint(layer, x, state, mask, use_reentrant=False)
+            else:
+                x = layer(x, state, mask)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from ostinato.errors import UserError
 from ostinato.folder import fill
 from ostinato.lm import MusicLM, count_parameters
 from ostinato.lora import adapt, merged
-from ostinato.model import Ostinato, copy_codec, lm_config, save_lm
+from ostinato.model import Ostinato, copy_codec, lm_config, load_lm, save_lm
 from ostinato.patterns import Pattern
+from ostinato.plan import step_flops
 from ostinato.start import start_folder
 from ostinato.store import spread
 from ostinato.text import load_text_encoder
@@ -61,16 +62,18 @@ def make_batch(items: list[tuple[Tensor, str]], pattern: Pattern, special: int) 
     return inputs, steps.masked_fill(steps == special, IGNORED), [caption for _, caption in items]
 
 
-def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy (nats a code) of each codebook: logits [b, K, S, V], targets [b, K, S] -> [K]."""
-    losses = [
-        F.cross_entropy(l.flatten(0, 1).float(), t.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing)
-        for l, t in zip(logits.unbind(1), targets.unbind(1), strict=True)
-    ]
-    return torch.stack(losses)
+def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (nats) summed over the codes of each codebook, and their number: logits [b, K, S, V], targets
+    [b, K, S] -> [K], [K]."""
+    options: dict = {"ignore_index": IGNORED, "label_smoothing": label_smoothing, "reduction": "sum"}
+    pairs = zip(logits.unbind(1), targets.unbind(1), strict=True)
+    losses = [F.cross_entropy(l.flatten(0, 1).float(), t.flatten(), **options) for l, t in pairs]
+    return torch.stack(losses), (targets != IGNORED).sum((0, 2))
 
 
 class LMTask:
+    main, score = "lm", "loss"  # the module that is the model; the validation metric to choose by, low is good
+
     def __init__(self, run: LMRun, device: torch.device):
         self.run, self.device = run, device
         store = open_store(run.data)
@@ -104,6 +107,7 @@ class LMTask:
         self.data = Clips(train, K, frames, run.text_dropout)
         self.held_out = Clips(store.split("validation"), K, frames, fixed=True)
         self.lm = MusicLM(run.model).to(device)
+        self.lm.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
         self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special)
         self.seen: dict[str, Tensor] = {}  # captions' states: the frozen encoder reads each text once
@@ -129,48 +133,70 @@ class LMTask:
 
     def backward(
         self, accelerator: Any, batch: tuple[Tensor, Tensor, list[str]], step: int, scale: float
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         inputs, targets, captions = batch
         text, mask = self.encode_text(captions)
-        logits = self.modules["lm"](inputs.to(self.device), text, mask)
-        loss = code_losses(logits, targets.to(self.device), self.run.label_smoothing).mean()
+        targets = targets.to(self.device, non_blocking=True)
+        with accelerator.autocast():
+            logits = self.modules["lm"](inputs.to(self.device, non_blocking=True), text, mask)
+        losses, counts = code_losses(logits, targets, self.run.label_smoothing)
+        # The mean over the codes of all processes; the gradients' mean over processes is taken of what they give.
+        everywhere = accelerator.reduce(counts.float(), "mean").clamp(min=1 / accelerator.num_processes)
+        loss = (losses / everywhere).mean()
         accelerator.backward(loss * scale)
-        return {"loss": float(loss.detach())}
+        return {"loss": loss.detach(), "tokens": (targets != IGNORED).any(1).sum()}
+
+    def flops(self, batch: tuple[Tensor, Tensor, list[str]]) -> int:
+        """Model FLOPs of `backward` on a batch; 0 with adapters, for which they are not counted."""
+        pattern, (b, _, S) = self.lm.pattern, batch[0].shape
+        frames = (S - 1 - pattern.offset * (pattern.K - 1)) // pattern.stride + 1
+        text = max(len(self.seen[caption]) for caption in batch[2])
+        return 0 if self.run.lora else step_flops(self.run.model, b, frames, text)
 
     @torch.no_grad()
     def validate(self, accelerator: Any) -> dict[str, float]:
-        """Cross-entropy in nats a code on held-out clips, no label smoothing: the mean, and of each codebook."""
+        """Cross-entropy in nats a code on held-out clips, no label smoothing: the mean, and of each codebook. The clips
+        are shared out among the processes."""
         lm = accelerator.unwrap_model(self.modules["lm"]).eval()
         chosen = spread(len(self.held_out), self.run.train.validation_clips)
-        total = torch.zeros(self.run.model.num_codebooks)
-        for i in range(0, len(chosen), self.run.train.batch):
-            items = [self.held_out[j] for j in chosen[i : i + self.run.train.batch]]
+        batch, rank, world = self.run.train.batch, accelerator.process_index, accelerator.num_processes
+        totals = torch.zeros(2, self.run.model.num_codebooks, device=self.device)
+        for i in range(0, len(chosen), batch * world):
+            mine = chosen[i + rank * batch : i + (rank + 1) * batch]
+            # One without clips goes along on another's: sharded weights are gathered from all.
+            items = [self.held_out[j] for j in mine or chosen[:1]]
             inputs, targets, captions = self.collate(items)
             with accelerator.autocast():
                 logits = lm(inputs.to(self.device), *self.encode_text(captions))
-            total += code_losses(logits, targets.to(self.device)).cpu() * len(items)
+            totals += torch.stack(code_losses(logits, targets.to(self.device))) * bool(mine)
         lm.train()
-        means = (total / max(1, len(chosen))).tolist()
+        losses, counts = accelerator.reduce(totals, "sum").tolist()
+        means = [loss / max(1, count) for loss, count in zip(losses, counts, strict=True)]
         return {"loss": sum(means) / len(means)} | {f"codebook_{k}": value for k, value in enumerate(means)}
 
     @torch.no_grad()
-    def samples(self, accelerator: Any) -> list[tuple[str, Tensor, int]]:
-        """The run's prompts, each rendered with the run's seed."""
+    def samples(self, folder: Path) -> list[tuple[str, Tensor, int]]:
+        """The run's prompts as the checkpoint `folder` plays them, each with the run's seed."""
         if not self.run.prompts:
             return []
-        lm = accelerator.unwrap_model(self.modules["lm"]).eval()
-        model = Ostinato(lm, self.text, self.codec)
+        model = Ostinato(load_lm(folder)[0].to(self.device), self.text, self.codec)
         clips = model.generate(list(self.run.prompts), self.run.sample_seconds, self.run.train.seed)
-        lm.train()
         return [(f"{i}-{slug(clip.prompt)}", clip.audio, clip.sample_rate) for i, clip in enumerate(clips)]  # type: ignore[arg-type]
 
-    def save(self, folder: Path, accelerator: Any) -> None:
-        """A model folder; of adapters also the weights with these apart, for `load`."""
-        lm = accelerator.unwrap_model(self.modules["lm"])
+    def identity(self) -> dict[str, Any]:
+        """What clips the run is trained on."""
+        return {"codec": self.codec_id, "clips": len(self.data), "digest": self.data.store.digest()}
+
+    def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """State dict of the module in training -> of a plain `MusicLM`."""
+        return merged(weights) if self.run.lora else weights
+
+    def save(self, folder: Path, modules: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
+        """A model folder, from the modules' state dicts; of adapters also the weights with these apart, for `load`."""
         config = {"text": self.run.text, "codec": copy_codec(self.codec_name, folder), "codec_id": self.codec_id}
-        save_lm(folder, lm, config, weights=merged(lm) if self.run.lora else None)
+        save_lm(folder, self.lm, config | about, weights=self.export(modules["lm"]))
         if self.run.lora:
-            save_file({name: t.cpu().contiguous() for name, t in lm.state_dict().items()}, folder / ADAPTED)
+            save_file({name: t.cpu().contiguous() for name, t in modules["lm"].items()}, folder / ADAPTED)
 
     def load(self, folder: Path) -> None:
         self.check_codec(folder)

@@ -17,7 +17,7 @@ from ostinato.audio import read_audio, write_audio
 from ostinato.codec import SHORT_NAMES, Codec, fingerprint, load_codec
 from ostinato.config import build
 from ostinato.errors import UserError
-from ostinato.folder import fill, read_config, write_model_folder
+from ostinato.folder import fill, read_config, weights_file, write_model_folder
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.sampling import Generation, Sampling, begin, frames
 from ostinato.stream import pieces
@@ -204,6 +204,7 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
     sizes, config = lm_config(folder)
     lm = MusicLM(sizes)
     fill(lm, folder)
+    config.pop("weights", None)  # which file was read; a copy of the model has one
     return lm.eval(), config
 
 
@@ -300,6 +301,7 @@ def copy_codec(source: str, folder: Path) -> str:
     if not Path(inside).is_dir():
         return source
     (folder / "codec").mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(resolve(inside) / name, folder / "codec" / name)
+    codec = resolve(inside)
+    for path in (codec / "config.json", weights_file(codec)):
+        shutil.copyfile(path, folder / "codec" / path.name)
     return "codec"

@@ -10,6 +10,7 @@ is a slice of the file. Payload stays on disk, memory-mapped, and is read a row 
 than memory.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -105,6 +106,10 @@ class Store:
         licence, source, split, frames (codec frames T, or samples in a PCM store)."""
         return self.table.slice(range(len(self))[i], 1).to_pylist()[0]
 
+    def digest(self) -> str:
+        """16 hex digits that two views share when they have the same clips in the same order."""
+        return hashlib.sha256("\n".join(self.table["id"].to_pylist()).encode()).hexdigest()[:16]
+
     def _payload(self, i: int) -> pa.Buffer:
         shard, row = (int(n) for n in self._where[range(len(self))[i]])
         file = _parquet(*self._shards[shard])
@@ -116,9 +121,12 @@ class Store:
 
 @lru_cache(maxsize=128)  # bounds the open files: a large PCM store has more shards than a process may open
 def _parquet(path: str, mtime: int) -> pq.ParquetFile:
-    if not os.path.exists(path) or os.stat(path).st_mtime_ns != mtime:
-        raise UserError(f"{path} was rewritten while in use: start again, after `prepare` has ended")
-    return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+    try:
+        if os.stat(path).st_mtime_ns != mtime:
+            raise UserError(f"{path} was rewritten while in use: start again, after `prepare` has ended")
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read any more ({error.strerror}): put the store back") from error
 
 
 def open_store(path: str | os.PathLike) -> Store:

@@ -1,45 +1,52 @@
 """The training loop, one for every task: schedule, accumulation, validation, checkpoints, resume.
 
 A task (`LMTask`, `CodecTask`) brings modules, data and losses. Everything random in a step is seeded by (seed, step,
-micro-batch, process), and the order of the clips is a function of the seed, so a resumed run repeats nothing and skips
-nothing without any generator being saved.
+micro-batch), and by a clip's place in it or by the process; the order of the clips is a function of the seed. So a
+resumed run repeats nothing and skips nothing without any generator being saved, and two processes with half the batch
+see what one with all of it sees.
 """
 
 import dataclasses
 import json
 import math
-import os
-import pickle
 import random
 import shutil
 import signal
-import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, broadcast_object_list, set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors import SafetensorError
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from ostinato import checkpoint
 from ostinato.audio import write_audio
-from ostinato.config import CodecRun, LMRun, Optimisation, build
-from ostinato.errors import UserError
+from ostinato.average import Average
+from ostinato.checkpoint import checkpoints
+from ostinato.config import CodecRun, LMRun, Optimisation
+from ostinato.errors import UserError, nearest
+from ostinato.folder import write_atomic
+from ostinato.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizer_for
+from ostinato.order import make_loader, sample_order, seed_of
+from ostinato.plan import peak_flops
+from ostinato.processes import launched, make_accelerator, shard, whole, without_sync
+from ostinato.spectrogram import write_spectrogram
 
 
 def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
-    """Run a config to its last step, continuing from the newest checkpoint in `run.output` unless `fresh`.
+    """Run a config to its last step, continuing from the newest whole checkpoint in `run.output` unless `fresh`.
 
     Returns the folder of the last checkpoint. Raises UserError if the data, the output folder or an earlier
-    checkpoint do not fit the config.
+    checkpoint do not fit the config, if training diverges, and if a checkpoint cannot be written.
     """
     from ostinato.codec_task import CodecTask
     from ostinato.lm_task import LMTask
@@ -51,15 +58,12 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
     except OSError as error:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
     hyper = run.train
-    accelerator = Accelerator(
-        mixed_precision=precision(hyper),
-        log_with="tensorboard",
-        project_dir=output,
-        step_scheduler_with_optimizer=False,
-    )
+    trackers = tracker(hyper.tracker)
+    accelerator = make_accelerator(precision(hyper), log_with=trackers, project_dir=output)
     set_seed(hyper.seed)
     if fresh and accelerator.is_main_process:
-        for old in [*checkpoints(output), output / "samples", output / "tensorboard"]:
+        folders = [p for kind in ("step", "damaged", "diverged") for p in output.glob(f"{kind}-*")]
+        for old in [*folders, output / "samples", output / "tensorboard"]:
             shutil.rmtree(old, ignore_errors=True)
         (output / "log.jsonl").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -73,279 +77,348 @@ def precision(hyper: Optimisation) -> str:
     return {"fp32": "no", "bf16": "bf16"}[hyper.precision]
 
 
-def learning_rate(step: int, hyper: Optimisation) -> float:
-    """Linear warm-up, then cosine to `final_learning_rate`, by optimizer step (counted from 0)."""
-    if step < hyper.warmup:
-        return hyper.learning_rate * (step + 1) / hyper.warmup
-    progress = (step - hyper.warmup) / max(1, hyper.steps - hyper.warmup)
-    low = hyper.final_learning_rate
-    return low + (hyper.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def optimizer_for(module: nn.Module, hyper: Optimisation) -> torch.optim.AdamW:
-    """AdamW; vectors and scalars (norms, biases, A_log, D) are not decayed."""
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": hyper.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=hyper.betas)
-
-
-def sample_order(size: int, batch: int, seed: int, first: int, rank: int, world: int) -> Iterator[list[int]]:
-    """Endless batches of clip numbers from micro-batch `first` on: a new permutation each pass over the data."""
-    position = first * batch * world
-    epoch, order = -1, []
-    while True:
-        chosen = []
-        for i in range(position, position + batch * world):
-            if i // size != epoch:
-                epoch = i // size
-                order = torch.randperm(size, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
-            chosen.append(order[i % size])
-        position += batch * world
-        yield chosen[rank * batch : (rank + 1) * batch]
-
-
-class Seeded(Dataset):
-    """Clips by (number, seed, place in the batch): what is random about one does not depend on who reads it, so that
-    a run with worker processes resumes, too, and gives what one without them does."""
-
-    def __init__(self, data: Any):
-        self.data = data
-
-    def __getitem__(self, key: tuple[int, int, int]) -> Any:
-        i, seed, place = key
-        random.seed(f"{seed}.{place}")
-        return self.data[i]
-
-
-def checkpoints(output: Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest first."""
-    return sorted(p for p in output.glob("step-*") if (p / "training.json").is_file())
+def tracker(name: str) -> str | None:
+    """Raises UserError for a tracker that accelerate does not know, or that is not installed."""
+    known = [str(entry) for entry in LoggerType.list() if str(entry) != "all"]
+    if name == "none":
+        return None
+    if name not in known:
+        raise UserError(f"train.tracker {name!r} is not known; {nearest(name, ['none', *known])}")
+    if name not in [str(entry) for entry in get_available_trackers()]:
+        raise UserError(f"train.tracker {name} is not installed: run pip install {name}, or take tensorboard or none")
+    return name
 
 
 class Loop:
     def __init__(self, run: LMRun | CodecRun, task: Any, accelerator: Accelerator, output: Path):
         self.run_config, self.task, self.accelerator, self.output = run, task, accelerator, output
         self.hyper = run.train
-        self.step = self.resume()
-        for name in task.modules:
-            task.modules[name], self.optimizers[name] = accelerator.prepare(task.modules[name], self.optimizers[name])
-        self.stop = False
-
-    def resume(self) -> int:
-        """Load the newest checkpoint, if any; returns the number of steps done."""
-        found = checkpoints(self.output)
+        self.console = Console(stderr=True, quiet=not accelerator.is_main_process)
+        self.asked = self.agreed = False  # to stop: this process, by a signal; all of them
+        self.between_steps = True  # weights and optimizers belong to self.step
+        self.scored: tuple[int, float, bool] = (0, math.inf, False)  # step, lowest score, of the averaged weights?
+        self.spent, self.counted, self.tokens, self.flops = 0.0, 0, 0.0, 0  # since the last line of the log
+        self.peak = peak_flops(accelerator.device)  # FLOP/s, where it is known
+        found = self.find()
+        self.step = int(found[1]["step"]) if found else 0
+        states = self.restore(*found) if found else None
         if not found:
-            self.task.start()
-            self.optimizers = self.make_optimizers()
-            return 0
-        try:
-            training = json.loads((found[-1] / "training.json").read_text())
-            state = torch.load(found[-1] / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
-            states, step = {name: state[name] for name in self.task.modules}, int(training["step"])
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            RuntimeError,
-            struct.error,
-            pickle.PickleError,
-        ) as e:
-            raise UserError(f"{found[-1]} is damaged ({e}); delete it to go on from the checkpoint before it") from e
-        was = build(type(self.run_config.model), training["run"]["model"], f"{found[-1]}: model")
-        if was != self.run_config.model:
-            now = dataclasses.asdict(self.run_config.model)
-            differ = ", ".join(f"{k} was {v}, is {now[k]}" for k, v in dataclasses.asdict(was).items() if v != now[k])
-            raise UserError(
-                f"{found[-1]} is of another model ({differ}); give another output folder, or --fresh to start over"
-            )
-        self.task.load(found[-1])
-        self.optimizers = self.make_optimizers()
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(states[name])
-        if self.accelerator.is_main_process:
-            self.forget_after(step)
-        return step
+            task.start()
+        if self.hyper.shard and launched() > 1:
+            for module in task.modules.values():
+                shard(module, accelerator.device)
+        else:
+            for name, module in task.modules.items():
+                if self.hyper.compile:
+                    module.compile()
+                task.modules[name] = accelerator.prepare(module)
+        self.optimizers = {name: optimizer_for(module, self.hyper) for name, module in task.modules.items()}
+        self.average = Average(self.main(), self.hyper.ema) if self.hyper.ema else None
+        if states:
+            for name, optimizer in self.optimizers.items():
+                load_state(optimizer, states[name])
+            if self.average and "average" in states:
+                self.average.load(states["average"])
 
-    def make_optimizers(self) -> dict[str, torch.optim.AdamW]:
-        return {name: optimizer_for(module, self.hyper) for name, module in self.task.modules.items()}
+    def main(self) -> nn.Module:
+        """The module that is the model."""
+        return self.accelerator.unwrap_model(self.task.modules[self.task.main])
+
+    @property
+    def sharded(self) -> bool:
+        return self.hyper.shard and launched() > 1
+
+    def find(self) -> tuple[Path, dict] | None:
+        """The checkpoint to go on from, the same on all processes; what differs from its config is told."""
+        shared: list = [None]
+        if self.accelerator.is_main_process:
+            found = checkpoint.newest_whole(self.output, self.console.print)
+            if found:
+                run = dataclasses.asdict(self.run_config)
+                for key, told in checkpoint.compare(*found, run, self.task.identity()).items():
+                    self.console.print(f"since {found[0].name}, {key}: {told}", highlight=False)
+            shared = [found]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(shared)
+        return shared[0]
+
+    def restore(self, folder: Path, training: dict) -> dict:
+        """Load a checkpoint's weights into the task; returns what optimizers.pt holds."""
+        self.task.load(folder)
+        try:
+            states = torch.load(folder / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
+            wanted = [*self.task.modules, *(["average"] if "average" in states else [])]
+            states = {name: states[name] for name in wanted}
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UserError(f"{folder}/optimizers.pt does not fit this run ({error}); move the folder away") from error
+        if self.accelerator.is_main_process:
+            self.forget_after(self.step)
+        return states
 
     def forget_after(self, step: int) -> None:
         """Take lines of steps that will be done again out of log.jsonl."""
         path = self.output / "log.jsonl"
         if path.is_file():
             lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-            os.replace(temporary, path)
+            kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
+            write_atomic(path, lambda temporary: temporary.write_text(kept))
 
     def run(self) -> Path:
-        hyper, accelerator = self.hyper, self.accelerator
-        console = Console(stderr=True)
+        hyper, accelerator, console = self.hyper, self.accelerator, self.console
         if self.step >= hyper.steps:
             console.print(
                 f"{self.output} has {self.step} steps already, {hyper.steps} are asked: nothing is left to do; "
                 "raise train.steps, or start over with --fresh"
             )
             return checkpoints(self.output)[-1]
-        accelerator.init_trackers("tensorboard")
-        if accelerator.is_main_process:
-            console.print(self.task.describe())
-            if not len(self.task.held_out):
-                console.print("no clip is in the validation split, so there will be no validation loss")
-            if self.run_config.init and not self.step:
-                console.print(f"beginning with the weights of {self.run_config.init}, and with its model section")
-            if self.step:
-                console.print(f"resuming from step {self.step}")
-        batches = iter(self.loader())
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+        name = "tensorboard" if hyper.tracker == "tensorboard" else "ostinato"  # a folder there, a project elsewhere
+        again = {"tensorboard": {"purge_step": self.step + 1}} if self.step and name == "tensorboard" else {}
+        accelerator.init_trackers(name, init_kwargs=again)
+        console.print(self.task.describe())
+        if not len(self.task.held_out):
+            console.print("no clip is in the validation split, so there will be no validation loss")
+        if self.run_config.init and not self.step:
+            console.print(f"beginning with the weights of {self.run_config.init}, and with its model section")
+        if self.step:
+            console.print(f"resuming from step {self.step}")
+        rank, world = accelerator.process_index, accelerator.num_processes
+        batches = iter(make_loader(self.task.data, self.task.collate, hyper, self.step, rank, world))
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
         previous = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
-                bar = progress.add_task("training", total=hyper.steps, completed=self.step)
+                bar = progress.add_task("", total=hyper.steps, completed=self.step)
                 began, first = time.monotonic(), self.step
-                while self.step < hyper.steps and not self.stop:
+                while self.step < hyper.steps and not self.stopping():
                     metrics = self.optimise(batches)
-                    self.step += 1
-                    rate = (self.step - first) / (time.monotonic() - began)
-                    progress.update(
-                        bar, completed=self.step, description=f"loss {metrics['loss']:.4f} · {rate:.2f} steps/s"
-                    )
+                    left = (hyper.steps - self.step) * (time.monotonic() - began) / (self.step - first)
+                    progress.update(bar, completed=self.step, description=shown(metrics, left))
                     if self.step % hyper.log_every == 0:
-                        self.log({"steps_per_second": rate, **metrics}, "train")
+                        self.log(metrics, "train")
+                        self.spent, self.counted, self.tokens, self.flops = 0.0, 0, 0.0, 0
                     last = self.step == hyper.steps
                     if self.step % hyper.validate_every == 0 or last:
-                        self.validate(progress.console)
-                    if self.step % hyper.checkpoint_every == 0 or last or self.stop:
+                        self.validate()
+                    if self.step % hyper.checkpoint_every == 0 or last or self.stopping():
                         self.checkpoint()
+        except Exception as error:
+            self.rescue(error)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            accelerator.end_training()
+            with suppress(OSError):  # a tracker's last lines, on a full disk
+                accelerator.end_training()
         if self.step < hyper.steps:
             if checkpoints(self.output)[-1:] != [self.folder()]:  # the signal came after the last look
                 self.checkpoint()
             console.print(f"interrupted: step {self.step} saved; the same command continues from it")
             raise KeyboardInterrupt
-        return checkpoints(self.output)[-1]
-
-    def loader(self) -> DataLoader:
-        hyper, accelerator = self.hyper, self.accelerator
-        first = self.step * hyper.accumulation
-        order = sample_order(
-            len(self.task.data), hyper.batch, hyper.seed, first, accelerator.process_index, accelerator.num_processes
-        )
-        keyed = ([(i, self.seed_of(n), place) for place, i in enumerate(clips)] for n, clips in enumerate(order, first))
-        return DataLoader(
-            Seeded(self.task.data),
-            batch_sampler=keyed,
-            num_workers=hyper.workers,
-            collate_fn=self.task.collate,  # type: ignore[arg-type]
-        )
-
-    def seed_of(self, micro: int) -> int:
-        """The seed of micro-batch `micro` of the run, in this process."""
-        step, micro = divmod(micro, self.hyper.accumulation)
-        return (((self.hyper.seed * 1_000_003 + step) * 1009 + micro) * 64 + self.accelerator.process_index) % 2**63
+        good = checkpoint.best(checkpoints(self.output)) if accelerator.is_main_process else None
+        if good and good != self.folder():
+            console.print(f"{good} validated best; take it with --model {good}")
+        return self.folder()
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
-        """One optimizer step over `accumulation` micro-batches; returns the mean metrics."""
-        hyper, accelerator = self.hyper, self.accelerator
-        rate = learning_rate(self.step, hyper)
-        total: dict[str, float] = {}
+        """One optimizer step over `accumulation` micro-batches; returns the mean metrics of all processes."""
+        hyper, accelerator, modules = self.hyper, self.accelerator, self.task.modules
+        began, rate = time.monotonic(), learning_rate(self.step, hyper)
+        total: dict[str, Tensor] = {}
         for micro in range(hyper.accumulation):
             batch = next(batches)
-            seed = self.seed_of(self.step * hyper.accumulation + micro)
+            if isinstance(batch, UserError):
+                raise batch
+            seed = seed_of(hyper, self.step * hyper.accumulation + micro) + accelerator.process_index % 64
             random.seed(seed)
             torch.manual_seed(seed)
             final = micro == hyper.accumulation - 1
-            modules = list(self.task.modules.values())
-            with nullcontext() if final else accelerator.no_sync(modules[0]):
+            with nullcontext() if final else without_sync(accelerator, modules[self.task.main]):
                 metrics = self.task.backward(accelerator, batch, self.step, 1 / hyper.accumulation)
+            self.flops += self.task.flops(batch) if self.peak else 0
             for name, value in metrics.items():
                 total[name] = total.get(name, 0.0) + value / hyper.accumulation
-        for name, optimizer in self.optimizers.items():
-            parameters = list(self.task.modules[name].parameters())
-            if all(p.grad is None for p in parameters):
-                continue
-            norm = float(accelerator.clip_grad_norm_(parameters, hyper.clip_norm))
-            if not math.isfinite(norm):
-                raise UserError(
-                    f"training diverged at step {self.step}: the gradient of {name} is {norm}; the last "
-                    f"checkpoint is good: lower train.learning_rate (now {hyper.learning_rate}) and run again"
-                )
-            total[f"gradient_norm/{name}"] = norm
-            for group in optimizer.param_groups:
+        found = self.agree(total)
+        norms = {
+            name: float(clip_gradients(modules[name], hyper.clip_norm))
+            for name in self.optimizers
+            if any(p.grad is not None for p in modules[name].parameters())
+        }
+        found |= {f"gradient_norm/{name}": norm for name, norm in norms.items()} | {"learning_rate": rate}
+        bad = [f"{name} is {value}" for name, value in found.items() if not math.isfinite(value)]
+        self.between_steps = False
+        if bad:
+            self.diverged(self.step, bad[0], found)
+        for name in norms:
+            for group in self.optimizers[name].param_groups:
                 group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        total["learning_rate"] = rate
-        return total
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average:
+            self.average.update(self.main(), self.step)
+        self.between_steps = True
+        self.tokens += found.pop("tokens", 0.0) * hyper.accumulation * accelerator.num_processes
+        self.counted, self.spent = self.counted + 1, self.spent + time.monotonic() - began
+        return self.speeds() | found
+
+    def agree(self, metrics: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the processes, in one exchange, together with whether one of them was asked to stop."""
+        stop = torch.tensor(float(self.asked), device=self.accelerator.device)
+        values = torch.stack([stop, *(value.detach().float() for value in metrics.values())])
+        asked, *means = self.accelerator.reduce(values, "mean").tolist()  # type: ignore[union-attr]
+        self.agreed = asked > 0
+        return dict(zip(metrics, means, strict=True))
+
+    def stopping(self) -> bool:
+        return self.asked if self.accelerator.num_processes == 1 else self.agreed
+
+    def speeds(self) -> dict[str, float]:
+        """Of the steps since the last line of the log, validation and checkpoints left out. mfu: model FLOPs
+        utilisation, the share of the GPUs' peak that `plan.step_flops` makes up; not told where that is not known."""
+        out = {"steps_per_second": self.counted / self.spent}
+        if self.tokens:
+            out["tokens_per_second"] = self.tokens / self.spent
+        if self.flops and self.peak:
+            out["mfu"] = self.flops / self.spent / self.peak
+        return out
 
     def log(self, metrics: dict[str, float], prefix: str) -> None:
-        self.accelerator.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=self.step)
-        if self.accelerator.is_main_process:
-            line = {"step": self.step, "kind": prefix, "time": round(time.time(), 1), **metrics}
-            with open(self.output / "log.jsonl", "a") as log:
-                log.write(json.dumps(line) + "\n")
+        try:
+            self.accelerator.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=self.step)
+            if self.accelerator.is_main_process:
+                line = {"step": self.step, "kind": prefix, "time": round(time.time(), 1), **metrics}
+                with open(self.output / "log.jsonl", "a") as log:
+                    log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"the log in {self.output} cannot be written ({error.strerror}): make room") from error
 
-    def validate(self, console: Console) -> None:
+    def validate(self) -> None:
         if not len(self.task.held_out):
             return
-        torch.manual_seed(self.hyper.seed)
-        metrics = self.task.validate(self.accelerator)
-        self.log(metrics, "validation")
-        if self.accelerator.is_main_process:
-            shown = " · ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            console.print(f"step {self.step}: validation {shown}")
+        scores = []
+        for kind, weights in (("validation", nullcontext()), ("validation_ema", self.worn())):
+            if kind == "validation" or self.average:
+                torch.manual_seed(self.hyper.seed)
+                with weights:
+                    metrics = self.task.validate(self.accelerator)
+                self.log(metrics, kind)
+                scores.append(metrics[self.task.score])
+                values = " · ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+                self.console.print(f"step {self.step}: {kind.replace('_', ' ')} {values}")
+        self.scored = self.step, min(scores), scores[-1] < scores[0]
+
+    def worn(self) -> Any:
+        return self.average.worn(self.main()) if self.average else nullcontext()
 
     def checkpoint(self) -> None:
-        """Write step-XXXXXXX (model, optimizers, training.json) whole or not at all, prune old ones, render samples."""
-        accelerator = self.accelerator
-        accelerator.wait_for_everyone()
-        if not accelerator.is_main_process:
-            return
-        folder, temporary = self.folder(), self.output / ".checkpoint"
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir()
-            self.task.save(temporary, accelerator)
-            torch.save({name: o.state_dict() for name, o in self.optimizers.items()}, temporary / "optimizers.pt")
-            training = {"step": self.step, "seed": self.hyper.seed, "run": dataclasses.asdict(self.run_config)}
-            (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n")
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    with open(path, "rb") as file:
-                        os.fsync(file.fileno())
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save tells of a full disk by the last
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise UserError(
-                f"the checkpoint of step {self.step} could not be written ({error}); earlier ones are whole: make room "
-                "and run the same command again"
-            ) from error
-        for old in checkpoints(self.output)[: -self.hyper.keep]:
-            shutil.rmtree(old)
-        for name, audio, sample_rate in self.task.samples(accelerator):
-            samples = self.output / "samples" / folder.name
+        """Write step-XXXXXXX, prune old ones, render samples. Weights that are not finite are no checkpoint."""
+        if self.agree({"finite": all_finite(self.main())})["finite"] < 1:
+            self.between_steps = False
+            self.diverged(self.step - 1, "a weight after it is not finite", {})
+        states = self.states()
+        if self.accelerator.is_main_process:
+            self.write(self.folder(), states)
+            checkpoint.prune(self.output, self.hyper.keep)
+            self.render()
+        self.accelerator.wait_for_everyone()
+
+    def states(self) -> dict[str, Any]:
+        """All that a checkpoint holds, whole; every process has to call it."""
+        modules = {name: self.accelerator.unwrap_model(m).state_dict() for name, m in self.task.modules.items()}
+        states = {"modules": modules, "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}}
+        if self.average:
+            states["average"] = self.average.weights
+        return whole(states) if self.sharded else states
+
+    def write(self, folder: Path, states: dict[str, Any], **more: Any) -> None:
+        step, score, averaged = self.scored
+        training = {
+            "step": self.step,
+            "seed": self.hyper.seed,
+            "score": score if step == self.step and math.isfinite(score) else None,
+            "weights": "ema.safetensors" if averaged else "model.safetensors",
+            "data": self.task.identity(),
+            "run": dataclasses.asdict(self.run_config),
+        }
+
+        def write_files(temporary: Path) -> None:
+            modules, optimizers = states["modules"], states["optimizers"]
+            self.task.save(temporary, modules, {"weights": training["weights"]} if averaged else {})
+            if self.average:
+                mean = self.task.export(modules[self.task.main] | states["average"])
+                save_file({name: t.cpu().contiguous() for name, t in mean.items()}, temporary / "ema.safetensors")
+                optimizers = optimizers | {"average": states["average"]}
+            torch.save(optimizers, temporary / "optimizers.pt")
+
+        checkpoint.write_checkpoint(folder, training | more, write_files)
+
+    def render(self) -> None:
+        """Samples of the newest checkpoint, as sound and as spectrogram, in samples/ and for TensorBoard."""
+        for name, audio, sample_rate in self.task.samples(self.folder()):
+            samples = self.output / "samples" / self.folder().name
             samples.mkdir(parents=True, exist_ok=True)
             write_audio(samples / f"{name}.wav", audio, sample_rate)
-            for tracker in accelerator.trackers:
-                tracker.writer.add_audio(name, audio, self.step, sample_rate)  # type: ignore[attr-defined]
+            picture = write_spectrogram(samples / f"{name}.png", audio, sample_rate)
+            for t in self.accelerator.trackers:
+                if t.name == "tensorboard":
+                    t.writer.add_audio(name, audio, self.step, sample_rate)  # type: ignore[attr-defined]
+                    t.writer.add_image(name, picture, self.step, dataformats="HWC")  # type: ignore[attr-defined]
 
     def folder(self) -> Path:
         return self.output / f"step-{self.step:07d}"
 
+    def diverged(self, step: int, reason: str, metrics: dict[str, float]) -> NoReturn:
+        """Save what led there beside the checkpoints, and raise UserError."""
+        hyper, world = self.hyper, self.accelerator.num_processes
+        order = sample_order(len(self.task.data), hyper.batch * world, hyper.seed, step * hyper.accumulation, 0, 1)
+        numbers = [next(order) for _ in range(hyper.accumulation)]
+        ids = self.task.data.store.table["id"]
+        batch = {
+            "step": step,
+            "reason": reason,
+            "metrics": {name: str(value) for name, value in metrics.items()},
+            "clips": [[{"number": i, "id": ids[i].as_py()} for i in micro] for micro in numbers],
+            "seeds": [seed_of(hyper, step * hyper.accumulation + micro) for micro in range(hyper.accumulation)],
+        }
+        folder, states = self.output / f"diverged-{step:07d}", self.states()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.write(folder, states, diverged=batch)
+        self.accelerator.wait_for_everyone()
+        found = checkpoints(self.output)
+        good = f"{found[-1].name} is good" if found else "there is no checkpoint yet"
+        raise UserError(
+            f"training diverged at step {step}: {reason}; the weights and the batch (training.json: diverged) are in "
+            f"{folder}, {good}: lower train.learning_rate (now {hyper.learning_rate}) and run again"
+        )
+
+    def rescue(self, error: Exception) -> NoReturn:
+        """Save the steps done before raising what stopped them."""
+        told = ""
+        if self.between_steps and not self.sharded and self.accelerator.is_main_process:
+            with suppress(UserError):
+                if self.step and checkpoints(self.output)[-1:] != [self.folder()]:
+                    self.write(self.folder(), self.states())
+                    checkpoint.prune(self.output, self.hyper.keep)
+                    told = f"; step {self.step} is saved, and the same command goes on from it"
+        if isinstance(error, UserError):
+            raise UserError(f"{error}{told}") from error
+        self.console.print(f"stopped by an error{told}")
+        raise error
+
     def interrupt(self, number: int, *_: Any) -> None:
-        """The first signal ends the run after this step; the second one ends it at once."""
-        self.stop = True
-        signal.signal(number, signal.SIG_DFL)
+        """The first signal ends the run after this step; the second one ends it at once, where there is one process
+        (a launcher sends several to each)."""
+        self.asked = True
+        if self.accelerator.num_processes == 1:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def shown(metrics: dict[str, float], left: float) -> str:
+    """The progress line: metrics, and the seconds left."""
+    parts = [f"loss {metrics['loss']:.4f}", f"{metrics['steps_per_second']:.2f} steps/s"]
+    if "tokens_per_second" in metrics:
+        parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in metrics:
+        parts.append(f"{metrics['mfu']:.1%} MFU")
+    hours, seconds = divmod(round(left), 3600)
+    return " · ".join([*parts, f"left {hours}:{seconds // 60:02d}:{seconds % 60:02d}"])
