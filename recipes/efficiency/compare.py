@@ -2,8 +2,8 @@
 
 RUN is the folder of an `ostinato train` run. Runs of one model, which differ in nothing but their seed, are one line:
 the mean of their validation losses, and the range from the lowest to the highest as a band. Drawn over steps, tokens
-(steps of the pattern, as the paper counts them), FLOPs (`ostinato.plan.step_flops`) and hours (steps times the median
-time between two logged ones, so that validation, checkpoints and interruptions do not count). The table says when each
+(steps of the pattern, as the paper counts them), FLOPs (`ostinato.plan.step_flops`) and hours (steps over the median of
+the steps a second in the log: validation, checkpoints and interruptions do not count). The table says when each
 model reaches the baseline's last loss, between validations by straight lines. Needs matplotlib.
 """
 
@@ -11,7 +11,6 @@ import argparse
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
@@ -22,11 +21,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from ostinato.checkpoint import checkpoints
 from ostinato.config import LMRun, build
 from ostinato.errors import UserError
 from ostinato.lm import LMConfig
 from ostinato.plan import parameters, step_flops, workload
-from ostinato.train import checkpoints
 
 AXES = {"steps": "optimizer steps", "tokens": "tokens", "flops": "FLOPs", "hours": "hours"}
 
@@ -65,10 +64,9 @@ def read_run(folder: Path) -> tuple[LMRun, dict[int, float], float]:
     run = build(LMRun, json.loads((found[-1] / "training.json").read_text())["run"], str(folder))
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if line["kind"] == "validation"}
-    trained = [(line["step"], line["time"]) for line in lines if line["kind"] == "train"]
-    paces = [(later - sooner) / (b - a) for (a, sooner), (b, later) in pairwise(trained) if b > a]
+    paces = [1 / line["steps_per_second"] for line in lines if line["kind"] == "train"]
     if len(losses) < 2 or not paces:
-        raise UserError(f"{folder} has {len(losses)} validations and {len(trained)} logged steps: too few for a curve")
+        raise UserError(f"{folder} has {len(losses)} validations and {len(paces)} logged steps: too few for a curve")
     return run, losses, median(paces)
 
 

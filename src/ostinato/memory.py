@@ -4,7 +4,6 @@ import weakref
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 
 from ostinato.lm import LMConfig, MusicLM
 
@@ -40,7 +38,7 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
-OUTSIDE = "embedding, heads and loss"
+OUTSIDE = "outside sub-layers"
 
 
 def activations(
@@ -82,6 +80,7 @@ def traced(
 
     with FakeTensorMode():
         lm = MusicLM(config).train()
+        lm.checkpointing = checkpointing
         S = lm.pattern.length(frames)
         steps = torch.zeros(batch, config.num_codebooks, S, dtype=torch.long)
         embedded, mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
@@ -102,12 +101,11 @@ def traced(
                 layer.mixer.dropout = 0.0
             layer.register_forward_pre_hook(enter)
             layer.register_forward_hook(leave)
-            if checkpointing:
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         with Live() as live, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
                 logits = lm(steps, embedded, mask)
-            loss = code_losses(logits, steps).mean()
+            losses, counts = code_losses(logits, steps)
+            loss = (losses / counts).mean()
             del logits
             loss.backward()
     return dict(kept), live.peak

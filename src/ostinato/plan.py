@@ -304,33 +304,31 @@ def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float = 0.4) -> Tab
     )
     hours = total / (device.rate * mfu) / 3600
     table.add_row(
-        "hours",
-        f"{hours:,.3g}",
+        "time",
+        f"{hours:,.1f} h" if hours > 1 else f"{60 * hours:.1f} min",
         f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
     )
     table.add_section()
 
-    kept, peak = activations(c, hyper.batch, frames, text, device.bf16, False)
-    _, peak_again = activations(c, hyper.batch, frames, text, device.bf16, True)
-    always = {
-        "weights": 4 * N,
-        "gradients": 4 * N,
-        "AdamW's two moments": 8 * N,
-        f"text encoder, {run.text}": 4 * encoder,
-    }
-    always[f"codec, {codec}"] = 4 * codec_parameters(codec)
+    always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
+    if hyper.ema:
+        always["averaged weights"] = 4 * N
+    always |= {f"text encoder, {run.text}": 4 * encoder, f"codec, {codec}": 4 * codec_parameters(codec)}
     for name, size in always.items():
         table.add_row(name, gib(size), "float32")
+    passes_of = {again: activations(c, hyper.batch, frames, text, device.bf16, again) for again in (False, True)}
+    kept, peak = passes_of[hyper.checkpointing]
     for name, size in kept.items():
+        table.add_row(f"kept: {name}", gib(size), "for the backward pass")
+    table.add_row("the widest moment", gib(peak - sum(kept.values())), "of the backward pass, on top of what is kept")
+    for again, (_, most) in passes_of.items():
+        size, told = most + sum(always.values()), f"train.checkpointing: {str(again).lower()}"
+        mine = " (this run)" if again == hyper.checkpointing else ""
+        table.add_row(f"in all{mine}", gib(size), ", ".join(filter(None, [told, fits(size, device)])))
+    if run.lora:
         table.add_row(
-            f"kept: {name}",
-            gib(size),
-            "for the backward pass",
+            "adapters", f"rank {run.lora}", "not counted: only they have gradients and moments, so it takes less"
         )
-    table.add_row("the widest moment", gib(peak - sum(kept.values())), "on top of what is kept, in the backward pass")
-    for name, size in {"in all": peak, "in all, activation checkpointing": peak_again}.items():
-        size += sum(always.values())
-        table.add_row(name, gib(size), fits(size, device))
     return table
 
 
@@ -338,7 +336,7 @@ def fits(size: float, device: Device) -> str:
     if device.memory is None:
         return ""
     verdict = "fits in" if size < device.memory else "does not fit in"
-    return f"{verdict} {device.name}'s {gib(device.memory)} (the driver and fragments of memory not counted)"
+    return f"{verdict} {device.name}'s {gib(device.memory)} (driver and fragments not counted)"
 
 
 def millions(count: int) -> str:
