@@ -32,7 +32,7 @@ def write_keras(path: Path, changed: dict[str, np.ndarray] | None = None) -> Pat
         file.attrs["layer_names"] = ["input"] + [f"layer{i}" for i in range(len(owners))]
         file.create_group("input").attrs["weight_names"] = np.array([], "S1")
         for i in range(len(owners)):
-            group, own = file.create_group(f"layer{i}"), {k: v for k, v in made.items() if k.startswith(f"{i}.")}
+            group, own = file.create_group(f"layer{i}"), {k: made[k] for k in shapes if k.startswith(f"{i}.")}
             group.attrs["weight_names"] = list(own)
             for name, value in own.items():
                 group[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value

@@ -34,9 +34,10 @@ def shapes(network) -> dict:
 
 def main() -> None:
     network = openl3.models.AUDIO_MODELS["mel256"](include_frontend=True)
-    made = weights(shapes(network), SEED)
+    names = shapes(network)
+    made = weights(names, SEED)
     for i, layer in enumerate(layer for layer in network.layers if layer.get_weights()):
-        own = [value for name, value in made.items() if name.startswith(f"{i}.")]
+        own = [made[name] for name in names if name.startswith(f"{i}.")]
         layer.set_weights([own[0].transpose(2, 3, 1, 0), own[1]] if isinstance(layer, Conv2D) else own)
 
     network.save_weights("openl3-seeded.h5")

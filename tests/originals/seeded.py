@@ -19,9 +19,9 @@ def audio(samples: int, sample_rate: int, seed: int) -> np.ndarray:
 
 
 def weights(shapes: dict, seed: int) -> dict:
-    """An array for each name, in the order given: He-scaled matrices, norms near 1, small biases and positions."""
+    """An array for each name, in any order: He-scaled matrices, norms near 1, small biases and positions."""
     rng, made = np.random.RandomState(seed), {}
-    for name, shape in shapes.items():
+    for name, shape in sorted(shapes.items()):
         x = np.sqrt(12) * (rng.random_sample(shape) - 0.5)  # unit variance, and quick for millions
         if name.endswith("running_var"):
             x = 0.5 + x**2
@@ -31,7 +31,7 @@ def weights(shapes: dict, seed: int) -> dict:
             x = 1 + 0.1 * x
         else:
             x *= 0.1
-        made[name] = x.astype(np.float32)
+        made[name] = np.asarray(x, np.int64 if name.endswith("num_batches_tracked") else np.float32)
     return made
 
 
