@@ -3,7 +3,16 @@ import os
 # Tensors here are tiny: a second thread only waits, on a busy machine a thousand times longer than the work takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("patient", deadline=None)  # how long an example takes says nothing on a busy machine
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory):
+    """See `runs.make_stores`."""
+    from runs import make_stores  # here, for tests that need no torch
+
+    return make_stores(tmp_path_factory.mktemp("stores"))

@@ -4,12 +4,8 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +13,7 @@ import soundfile as sf
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import CAPTIONS, CPU, SMALL, assert_same_checkpoint, codec_run, lively, lm_run, log_of
 from safetensors.torch import load_file
 from tiny import POCKET, make_codec, melody
 
@@ -24,7 +21,7 @@ from ostinato import lm_task
 from ostinato.checkpoint import checkpoints
 from ostinato.codec import fingerprint, load_codec
 from ostinato.codec_task import CodecTask
-from ostinato.config import CodecRun, LMRun, Optimisation, load_run
+from ostinato.config import Optimisation, load_run
 from ostinato.data import open_store, prepare
 from ostinato.errors import UserError
 from ostinato.lm import LMConfig, MusicLM
@@ -35,65 +32,6 @@ from ostinato.order import make_loader, sample_order, seed_of
 from ostinato.patterns import make_pattern
 from ostinato.sampling import Sampling
 from ostinato.train import train
-
-CPU = torch.device("cpu")
-CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}
-SMALL = {"text_width": 384, "codebook_size": 32, "width": 32, "blocks": 1, "heads": 4, "feed_forward": 64}
-SMALL |= {"state": 8, "head_width": 16, "chunk": 16, "dropout": 0.1}
-FLAT = {"learning_rate": 3e-3, "final_learning_rate": 3e-3}  # so that a run of N steps begins one of 2 N
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    """Two clips of 2 s and one held out, as codes of a small random codec and as audio."""
-    root = tmp_path_factory.mktemp("stores")
-    music = root / "music"
-    music.mkdir()
-    sf.write(music / "rise.wav", melody(2, (0, 4, 7, 12)), 8000)
-    sf.write(music / "fall.ogg", melody(2, (7, 3, 0, -5, -9), seed=1), 8000)
-    sf.write(music / "held.wav", melody(2, (12, 0), seed=2), 8000)
-    rows = [f'{name},{"validation" if name == "held.wav" else "train"},"{text}"' for name, text in CAPTIONS.items()]
-    (music / "captions.csv").write_text("\n".join(["path,split,caption", *rows, "held.wav,validation,two notes"]))
-    make_codec().save_pretrained(root / "codec")
-    codec = load_codec(root / "codec")
-    asked = {"clip_seconds": 2.0, "progress": False}
-    prepare(music, root / "codes", codec, str(root / "codec"), fingerprint(codec), **asked)
-    prepare(music, root / "audio", sample_rate=8000, **asked)
-    return root
-
-
-def lm_run(stores, output, model=None, train=None, **changes):
-    hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
-    model = LMConfig(**SMALL | {"num_codebooks": 3, "pattern": "delay"} | (model or {}))
-    changes = {"text": "minilm", "clip_seconds": 2.0} | changes
-    return LMRun(str(stores / "codes"), str(output), model, train=Optimisation(**hyper | (train or {})), **changes)
-
-
-def codec_run(stores, output, train=None, **changes):
-    hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
-    changes = {"adversary_from": 1, "model": POCKET, "clip_seconds": 0.5} | changes
-    return CodecRun(str(stores / "audio"), str(output), train=Optimisation(**hyper | (train or {})), **changes)
-
-
-def assert_same_checkpoint(a, b):
-    """Bit for bit: weights, buffers and optimizers."""
-    assert a.name == b.name and a != b
-    for file in sorted(a.glob("*.safetensors")):
-        found, wanted = load_file(file), load_file(b / file.name)
-        assert found.keys() == wanted.keys()
-        assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
-    found, wanted = (torch.load(folder / "optimizers.pt", weights_only=True) for folder in (a, b))
-    assert found.keys() == wanted.keys()
-    for name in found:
-        assert found[name]["param_groups"] == wanted[name]["param_groups"]
-        assert found[name]["state"].keys() == wanted[name]["state"].keys() and len(found[name]["state"])
-        for i, state in found[name]["state"].items():
-            assert all(torch.equal(state[key], wanted[name]["state"][i][key]) for key in state)
-
-
-def log_of(output, kind="train"):
-    lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 def test_learning_rate_by_hand():
@@ -251,13 +189,6 @@ def test_accumulation_is_a_larger_batch(stores, tmp_path):
     assert rates == pytest.approx([1.5e-3, 3e-3, 3e-3, 3e-3])  # by optimizer step, not by micro-batch
 
 
-def lively(stores, output, steps=8, **train):
-    """A run with everything random in it: crops, dropout of units and of captions, several micro-batches."""
-    hyper = {"steps": steps, "accumulation": 2, "batch": 1, "checkpoint_every": 4, "validate_every": 3, **train}
-    changes = {"clip_seconds": 1.0, "text_dropout": 0.5, "prompts": ("a tune",), "sample_seconds": 0.1}
-    return lm_run(stores, output, train=hyper, **changes)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_resumed_is_uninterrupted(stores, tmp_path, workers):
     """And whether worker processes read the clips makes no difference either."""
@@ -291,28 +222,6 @@ def test_interrupted_it_saves_and_goes_on(stores, tmp_path, monkeypatch, number)
     assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-0000003"] and len(calls) == 6
     assert signal.getsignal(number) is before
     assert_same_checkpoint(train(lively(stores, tmp_path / "run")), straight)
-
-
-def test_killed_and_resumed_it_is_the_same(stores, tmp_path):
-    """SIGKILL, which nothing can handle, after a checkpoint and in the middle of a step."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from test_train import lively, train\n"
-        "train(lively(Path(sys.argv[2]), sys.argv[3], steps=200))\n"
-    )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(stores), str(tmp_path / "run")]
-    with open(tmp_path / "stderr", "w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not checkpoints(tmp_path / "run"):
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text()
-    at = int(checkpoints(tmp_path / "run")[-1].name.removeprefix("step-"))
-    assert 0 < at < 200 and at % 4 == 0
-    straight = train(lively(stores, tmp_path / "straight", steps=at + 6))
-    assert_same_checkpoint(train(lively(stores, tmp_path / "run", steps=at + 6)), straight)
 
 
 def test_fresh_starts_over_and_old_checkpoints_go(stores, tmp_path):

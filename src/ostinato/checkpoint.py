@@ -67,8 +67,8 @@ def read_training(folder: Path) -> dict:
     """training.json of a checkpoint. Raises ValueError if it is damaged, UserError if a later version wrote it."""
     try:
         training = json.loads((folder / "training.json").read_text())
-    except OSError as error:
-        raise ValueError(f"training.json: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"training.json: {error}") from error
     if not isinstance(training, dict) or not isinstance(training.get("run"), dict) or "step" not in training:
         raise ValueError("training.json lacks its keys")
     if training.get("format", 1) not in (1, FORMAT):

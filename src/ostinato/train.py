@@ -104,6 +104,8 @@ class Loop:
         states = self.restore(*found) if found else None
         if not found:
             task.start()
+        if accelerator.is_main_process:
+            self.forget_after(self.step)
         if self.hyper.shard and launched() > 1:
             for module in task.modules.values():
                 shard(module, accelerator.device)
@@ -151,8 +153,6 @@ class Loop:
             states = {name: states[name] for name in wanted}
         except (OSError, KeyError, RuntimeError) as error:
             raise UserError(f"{folder}/optimizers.pt does not fit this run ({error}); move the folder away") from error
-        if self.accelerator.is_main_process:
-            self.forget_after(self.step)
         return states
 
     def forget_after(self, step: int) -> None:

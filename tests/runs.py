@@ -1,0 +1,78 @@
+"""Small runs that several tests train: their stores, and what their results are compared by."""
+
+import json
+from pathlib import Path
+
+import soundfile as sf
+import torch
+from safetensors.torch import load_file
+from tiny import POCKET, make_codec, melody
+
+from ostinato.codec import fingerprint, load_codec
+from ostinato.config import CodecRun, LMRun, Optimisation
+from ostinato.data import prepare
+from ostinato.lm import LMConfig
+
+CPU = torch.device("cpu")
+CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}
+SMALL = {"text_width": 384, "codebook_size": 32, "width": 32, "blocks": 1, "heads": 4, "feed_forward": 64}
+SMALL |= {"state": 8, "head_width": 16, "chunk": 16, "dropout": 0.1}
+FLAT = {"learning_rate": 3e-3, "final_learning_rate": 3e-3}  # so that a run of N steps begins one of 2 N
+
+
+def make_stores(root):
+    """Two clips of 2 s and one held out, as codes of a small random codec and as audio."""
+    music = root / "music"
+    music.mkdir()
+    sf.write(music / "rise.wav", melody(2, (0, 4, 7, 12)), 8000)
+    sf.write(music / "fall.ogg", melody(2, (7, 3, 0, -5, -9), seed=1), 8000)
+    sf.write(music / "held.wav", melody(2, (12, 0), seed=2), 8000)
+    rows = [f'{name},{"validation" if name == "held.wav" else "train"},"{text}"' for name, text in CAPTIONS.items()]
+    (music / "captions.csv").write_text("\n".join(["path,split,caption", *rows, "held.wav,validation,two notes"]))
+    make_codec().save_pretrained(root / "codec")
+    codec = load_codec(root / "codec")
+    asked = {"clip_seconds": 2.0, "progress": False}
+    prepare(music, root / "codes", codec, str(root / "codec"), fingerprint(codec), **asked)
+    prepare(music, root / "audio", sample_rate=8000, **asked)
+    return root
+
+
+def lm_run(stores, output, model=None, train=None, **changes):
+    hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
+    model = LMConfig(**SMALL | {"num_codebooks": 3, "pattern": "delay"} | (model or {}))
+    changes = {"text": "minilm", "clip_seconds": 2.0} | changes
+    return LMRun(str(stores / "codes"), str(output), model, train=Optimisation(**hyper | (train or {})), **changes)
+
+
+def codec_run(stores, output, train=None, **changes):
+    hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
+    changes = {"adversary_from": 1, "model": POCKET, "clip_seconds": 0.5} | changes
+    return CodecRun(str(stores / "audio"), str(output), train=Optimisation(**hyper | (train or {})), **changes)
+
+
+def assert_same_checkpoint(a, b):
+    """Bit for bit: weights, buffers and optimizers."""
+    assert a.name == b.name and a != b
+    for file in sorted(a.glob("*.safetensors")):
+        found, wanted = load_file(file), load_file(b / file.name)
+        assert found.keys() == wanted.keys()
+        assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
+    found, wanted = (torch.load(folder / "optimizers.pt", weights_only=True) for folder in (a, b))
+    assert found.keys() == wanted.keys()
+    for name in found:
+        assert found[name]["param_groups"] == wanted[name]["param_groups"]
+        assert found[name]["state"].keys() == wanted[name]["state"].keys() and len(found[name]["state"])
+        for i, state in found[name]["state"].items():
+            assert all(torch.equal(state[key], wanted[name]["state"][i][key]) for key in state)
+
+
+def log_of(output, kind="train"):
+    lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def lively(stores, output, steps=8, **train):
+    """A run with everything random in it: crops, dropout of units and of captions, several micro-batches."""
+    hyper = {"steps": steps, "accumulation": 2, "batch": 1, "checkpoint_every": 4, "validate_every": 3, **train}
+    changes = {"clip_seconds": 1.0, "text_dropout": 0.5, "prompts": ("a tune",), "sample_seconds": 0.1}
+    return lm_run(stores, output, train=hyper, **changes)
