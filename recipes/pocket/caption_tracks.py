@@ -14,6 +14,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import corpus
@@ -113,6 +114,10 @@ def kinds(h: Heard) -> dict[str, float]:
         "tension": 2.5 * a("Scary music", "Angry music", "Exciting music") + 0.5 * a("Sad music"),
         "chiptune": 2.0 * a("Video game music") + 0.3 * m("synth"),
     }
+    if not h.musicnn:  # one listener instead of two
+        score = {kind: 1.6 * evidence for kind, evidence in score.items()}
+    if h.row["artist"] == "Jim Redfarn":  # his pieces are the boogie-woogie and blues of the set
+        score["jazz"] += 0.35
     for pattern, kind in TITLES.items():
         if re.search(pattern, h.row["title"].lower()):
             score[kind] += 0.35
@@ -126,7 +131,6 @@ INSTRUMENTS = {  # words: EfficientAT's tags, musicnn's tags, the least sum of t
     "guitar": (("Guitar",), ("guitar",), 0.2, 0.45),
     "piano": (("Piano",), ("piano",), 0.15, 0.4),
     "electric piano": (("Electric piano",), (), 0.25, 9),
-    "organ": (("Organ", "Electronic organ", "Hammond organ"), (), 0.3, 9),
     "harpsichord": (("Harpsichord",), ("harpsichord",), 0.15, 0.3),
     "violin": (("Violin, fiddle",), ("violin",), 0.2, 0.45),
     "strings": (("String section", "Bowed string instrument", "Violin, fiddle", "Cello"), ("strings",), 0.15, 0.25),
@@ -135,7 +139,6 @@ INSTRUMENTS = {  # words: EfficientAT's tags, musicnn's tags, the least sum of t
     "saxophone": (("Saxophone",), (), 0.15, 9),
     "accordion": (("Accordion",), (), 0.15, 9),
     "harp": (("Harp",), ("harp",), 0.15, 0.25),
-    "bells": (("Glockenspiel", "Bell", "Vibraphone", "Mallet percussion", "Chime", "Tubular bells"), (), 0.2, 9),
     "timpani": (("Timpani",), (), 0.12, 9),
     "hand drums": (("Tabla",), ("indian", "tabla"), 0.15, 0.4),
     "drums": (("Drum kit", "Drum machine", "Drum", "Drum and bass"), ("drums", "beat"), 0.18, 0.45),
@@ -176,7 +179,7 @@ def kind_of(h: Heard) -> str:
         and h.middle("onsets") < 4
     ):
         return "tension"
-    if best == "chiptune" and not h.module and h.m("electronic", "synth") < 0.35:
+    if best == "chiptune" and not h.module and h.m("electronic", "synth") < 0.35 and h.a("Video game music") < 0.3:
         return "game"
     if score[best] < (0.6 if best == "techno" else 0.3):
         return "game"
@@ -190,7 +193,7 @@ def kind_of(h: Heard) -> str:
         return "trance" if h.a("Trance music") > 0.25 else "techno"
     if best == "ambient" and h.middle("onsets") > 3.5:
         return "electronic" if score["electronic"] > 0.3 else "game"
-    if best == "solo piano" and h.a("Piano") + h.m("piano") < 0.5:
+    if best == "solo piano" and h.a("Piano") + h.m("piano") < (0.5 if h.musicnn else 0.35):
         return "game"
     if best == "solo piano" and score["orchestral"] + score["jazz"] + score["electronic"] > score["solo piano"]:
         return "piano"
@@ -226,7 +229,7 @@ def instruments(h: Heard, kind: str) -> list[str]:
         sure = {
             w: s
             for w, s in sure.items()
-            if w in ("drums", "synthesizers", "piano", "bells", "guitar", "electric guitar", "strings")
+            if w in ("drums", "synthesizers", "piano", "guitar", "electric guitar", "strings")
         }
     if kind == "orchestral":
         sure.pop("synthesizers", None)
@@ -243,13 +246,12 @@ def moods(h: Heard, kind: str) -> list[str]:
         ("sad", ("Sad music",), 0.1),
         ("gentle", ("Tender music", "Lullaby"), 0.08),
         ("cheerful", ("Happy music", "Christmas music"), 0.06),
-        ("playful", ("Funny music",), 0.06),
         ("exciting", ("Exciting music",), 0.1),
     ):
         if h.a(*tags) >= least:
             words.append(word)
     quiet_kind = kind in ("ambient", "solo piano", "piano", "folk", "acoustic", "orchestral", "game")
-    if quiet_kind and h.most(lambda p: p["onsets"] < 2.5) and loud < -18 and "eerie" not in words:
+    if quiet_kind and h.most(lambda p: p["onsets"] < 2) and loud < -17 and "eerie" not in words:
         words.append("calm")
     if (
         kind in ("techno", "trance", "drum and bass", "metal", "rock", "electronic", "chiptune")
@@ -260,14 +262,14 @@ def moods(h: Heard, kind: str) -> list[str]:
     if kind in ("ambient", "electronic", "tension", "orchestral") and h.most(lambda p: p["centroid"] < 1300):
         words.append("dark")
     if kind in ("orchestral", "tension") and loud > -16 and busy > 3:
-        words.append("dramatic")
+        words += ["dramatic", "epic"]
     return list(dict.fromkeys(words))
 
 
 def bpm_of(h: Heard) -> int | None:
     """Beats a minute where two pieces agree within 3 % and the beat is clear, else None."""
-    clear = sorted(p["tempo"] for p in h.pieces if p["clarity"] >= 0.45)
-    for a, b in zip(clear, clear[1:], strict=False):
+    clear = sorted(p["tempo"] for p in h.pieces if p["clarity"] >= 0.5 and p["onsets"] > 1.2)
+    for a, b in pairwise(clear):
         if b <= 1.03 * a:
             return round((a + b) / 2)
     return None

@@ -2,9 +2,9 @@
 
     python recipes/pocket/corpus.py OUT [--cache FOLDER]
 
-`tracks.csv` beside this file names every track. Needed: Debian 12 with apt-get, dpkg-deb, fluidsynth and openmpt123, the
-package fluid-soundfont-gm, and the Python packages soundfile, rich and music21==10.5.1. Run it again after an interruption:
-what lies there is kept, and no file is ever seen half written.
+`tracks.csv` and `scores.csv` beside this file name every piece. Needed: Debian 12 with apt-get, dpkg-deb, fluidsynth
+and openmpt123, the package fluid-soundfont-gm, and the Python packages soundfile, rich and music21==10.5.1. Run it
+again after an interruption: what lies there is kept, and no file is ever seen half written.
 """
 
 import argparse

@@ -26,14 +26,14 @@ def pieces(path: Path) -> list[tuple[np.ndarray, int]]:
 
 
 def onset_curve(magnitude: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """How much louder the bands get from frame to frame, [frames - 1]; what is 34 dB below the loudest is silence."""
+    """How much louder the bands get from frame to frame, [frames - 1]; 34 dB below the loudest is silence."""
     bands = np.add.reduceat(magnitude, edges, axis=1)
     bands = np.log10(0.02 * bands.max() + bands)
     return np.maximum(np.diff(bands, axis=0), 0).mean(axis=1)
 
 
 def beat(curve: np.ndarray, rate: float) -> tuple[float, float]:
-    """(beats a minute between 60 and 180, clarity) from the autocorrelation of onsets; slow and fast multiples agree."""
+    """(beats a minute between 60 and 180, clarity 0..1) from the autocorrelation of the onset curve."""
     x = curve - curve.mean()
     full = np.correlate(x, x, "full")[len(x) - 1 :]
     if full[0] <= 0:

@@ -1,4 +1,4 @@
-"""Add the pieces of styles.py and chip.py, and more solo piano and folk, to the list: `python plan_styles.py scores.csv`.
+"""Add the pieces of styles.py and chip.py, more solo piano and folk, to the list: `python plan_styles.py scores.csv`.
 
 Done once, by the maintainers, after plan_scores.py: it keeps the lines without `form` and draws all others anew, the
 same ones for the same seed. A caption says only what the line itself fixes. Tunes are split by the key of
@@ -138,8 +138,9 @@ def jazz_words(row: dict, lead: str, band: str, kind: str) -> str:
     return said(
         f"{fast} {short}" if len(row["path"]) % 2 else f"{mood} swing jazz with {lead}",
         f"{lead} jazz with {others}, {round(bpm)} bpm",
-        f"{article(f'{fast} {short}'.strip()).capitalize()} plays {kind}: {lead} over {others}, around {round(bpm)} beats per minute.",
-        f"jazz, swing, {lead}, double bass, {'ride cymbal, ' if row['drums'] == '1' else ''}{fast or 'mid-tempo'}, acoustic",
+        f"{article(f'{fast} {short}'.strip()).capitalize()} plays {kind}: {lead} over {others}, "
+        f"around {round(bpm)} beats per minute.",
+        f"jazz, swing, {lead}, double bass, {'ride cymbal, ' * int(row['drums'])}{fast or 'mid-tempo'}, acoustic",
     )
 
 
@@ -199,14 +200,14 @@ def chip(score: Score, n: int, rng: random.Random) -> dict | None:
     tempo = pace(rate) if pace(rate) != "moderate" else ""
     mood = "cheerful" if row["mode"] == "major" else "dark"
     drums = " and noise drums" if row["drums"] == "1" else ""
-    say = random.Random(row["path"])
+    key, say = f"{NAMES[int(row['tonic'])]} {row['mode']}", random.Random(row["path"])
     row["captions"] = said(
         say.choice(
-            [f"{tempo} 8-bit chiptune", f"{mood} chiptune", "8-bit video game music", f"{tempo} retro game chiptune"]
+            [f"{tempo} 8-bit chiptune", f"{mood} chiptune", f"{tempo} chiptune", f"{tempo} retro game chiptune"]
         ),
         f"{mood} 8-bit chiptune with square waves, {round(felt)} bpm",
-        f"{article(f'{tempo} chiptune'.strip()).capitalize()} in {NAMES[int(row['tonic'])]} {row['mode']}: square wave melody, "
-        f"fast arpeggios, triangle wave bass{drums}, like an old video game, around {round(felt)} bpm.",
+        f"{article(f'{tempo} chiptune'.strip()).capitalize()} in {key}: square wave melody, fast arpeggios, "
+        f"triangle wave bass{drums}, like an old video game, around {round(felt)} bpm.",
         f"chiptune, 8-bit, video game, square wave, arpeggio, {tempo or 'mid-tempo'}, {row['mode']} key, electronic",
     )
     return row
@@ -237,13 +238,14 @@ def orchestra(score: Score, n: int, rng: random.Random) -> dict | None:
     drums = {"marching": ", timpani and snare drum", "gentle": " and soft timpani", "grand": ", timpani and cymbals"}[
         form
     ]
-    say = random.Random(row["path"])
+    key, say = f"{NAMES[int(row['tonic'])]} {row['mode']}", random.Random(row["path"])
+    pace_ = "march" if form == "marching" else "slow"
     row["captions"] = said(
         say.choice([f"{mood} orchestral music", f"{mood} {kind}", f"{mood} orchestra"]),
         f"{mood} orchestral music with strings, horns and timpani, {round(felt)} bpm",
-        f"{article(mood).capitalize()} {kind} in {NAMES[int(row['tonic'])]} {row['mode']} for full orchestra: strings, flute, "
+        f"{article(mood).capitalize()} {kind} in {key} for full orchestra: strings, flute, "
         f"{colour}, horns, bassoon{drums}, around {round(felt)} beats per minute.",
-        f"orchestral, classical, {mood}, strings, horns, timpani, {row['mode']} key, {'march' if form == 'marching' else 'slow'}",
+        f"orchestral, classical, {mood}, strings, horns, timpani, {row['mode']} key, {pace_}",
     )
     return row
 
@@ -317,15 +319,17 @@ def metal(form: str, n: int, rng: random.Random) -> dict:
     kind = {"slow doom": "doom metal", "thrash": "thrash metal", "heavy": "heavy metal"}.get(name, "metal")
     drums = {"double bass": "double bass drums", "gallop": "galloping drums"}.get(name, f"{fast or 'heavy'} drums")
     lead = " and a lead guitar" if form.endswith("lead guitar") else ""
-    say = random.Random(row["path"])
+    key, say = f"{NAMES[root % 12]} minor", random.Random(row["path"])
+    more = kind if kind != "metal" else "electric guitar riffs"
     row["captions"] = said(
         say.choice(
             [f"{fast} {kind}", f"{kind} guitar riffs", f"aggressive {kind}" if not slow else "heavy slow metal"]
         ),
         f"{fast} {kind} with distorted guitars and {drums}, {bpm} bpm",
-        f"{article(f'{fast} {kind}'.strip()).capitalize()} piece in {NAMES[root % 12]} minor: distorted electric guitar riffs, "
+        f"{article(f'{fast} {kind}'.strip()).capitalize()} piece in {key}: distorted electric guitar riffs, "
         f"bass guitar, {drums}{lead}, around {bpm} beats per minute.",
-        f"metal, {kind if kind != 'metal' else 'electric guitar riffs'}, distorted electric guitar, drums, loud, {fast or 'mid-tempo'}, {'heavy' if slow else 'aggressive'}",
+        f"metal, {more}, distorted electric guitar, drums, loud, {fast or 'mid-tempo'}, "
+        + ("heavy" if slow else "aggressive"),
     )
     return row
 

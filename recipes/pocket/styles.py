@@ -330,7 +330,7 @@ def percussion(row: Row, _: Tune | None, rng: random.Random) -> Piece:
 
 
 def orchestra(row: Row, tune: Tune | None, rng: random.Random) -> Piece:
-    """A full orchestra: tune or chorale in strings and woodwinds, horns on the chords, low strings, timpani, cymbals."""
+    """A full orchestra: tune or chorale in strings and woodwinds, horns on the chords, low strings, timpani."""
     assert tune
     tonic, minor = int(row["tonic"]), row["mode"] == "minor"
     bars, beat = spans(tune), beat_of(tune.meter)
