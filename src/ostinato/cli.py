@@ -242,6 +242,20 @@ def evaluate(
     console.print(f"in {output}: results.json, {', '.join(file.name for file in files)}", markup=False)
 
 
+@app.command()
+def report(
+    evaluations: Annotated[list[Path] | None, typer.Argument(help="Folders that `ostinato evaluate` wrote.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="A training run's folder, for its losses; repeatable.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Name of the prompt whose spectrograms to draw.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("report"),
+) -> None:
+    """Draw the papers' tables and figures from evaluations and logs, the papers' own numbers beside."""
+    from ostinato.report import report as write_report
+
+    for file in write_report(evaluations or [], run or [], output, prompt):
+        print(file)
+
+
 def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 

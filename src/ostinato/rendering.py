@@ -17,12 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ostinato.audio import read_audio, write_audio
 from ostinato.codec import Codec
 from ostinato.errors import UserError
-from ostinato.folder import read_config
+from ostinato.folder import read_config, write_atomic
 from ostinato.hearing import ClipSet
 from ostinato.model import Ostinato, load, resolve, training_rows
 from ostinato.musicgen import MusicGen
 from ostinato.prompts import PromptSet
-from ostinato.folder import write_atomic
 
 Told = Callable[[str, int, int], object]  # what is being done, how many of how many
 MUSICGEN_TYPES = ("musicgen",)

@@ -87,7 +87,8 @@ def footnotes(rows: Sequence[dict], columns: Sequence[str]) -> str:
         for note in [*row["notes"], *(n for c in columns for n in (row["scores"].get(c) or {}).get("notes", []))]:
             if row["name"] not in said.setdefault(note, []):
                 said[note].append(row["name"])
-    return "".join(f"\n\n{', '.join(names)}: {note}." for note, names in said.items())
+    whose = {note: "All rows" if len(names) == len(rows) > 1 else "; ".join(names) for note, names in said.items()}
+    return "".join(f"\n\n{names}: {note}." for note, names in whose.items())
 
 
 def cell(score: dict | None) -> str:
