@@ -145,11 +145,13 @@ def now(cuda: bool) -> float:
 
 def peer_of(model: str, found: dict[str, dict]) -> str | None:
     """What a model is set beside: itself on mamba-ssm's kernels, or else a model of transformers."""
+    if model in PEERS:
+        return None
     if model + KERNELS in found:
         return model + KERNELS
     name = model.removesuffix(KERNELS)
     kind = "cross-transformer" if name == "cross-transformer" else "prefix-mamba"
-    return next((peer for peer in found if peer != model and PEERS.get(peer) == kind), None)
+    return next((peer for peer in found if PEERS.get(peer) == kind), None)
 
 
 def main() -> None:

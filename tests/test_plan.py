@@ -1,18 +1,37 @@
+import dataclasses
+import io
+import re
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from tiny import PATTERNS, make_lm, make_text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ostinato.lm import VARIANTS, LMConfig, MusicLM
+from ostinato.config import load_run
+from ostinato.errors import UserError
+from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 from ostinato.lm_task import code_losses, make_batch
 from ostinato.memory import OUTSIDE, activations
-from ostinato.plan import flops, step_flops
+from ostinato.plan import GPUS, find_gpu, flops, parameters, plan, step_flops
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+PAPER = {  # trainable parameters in millions, printed in the paper (but for 6 blocks, see recipes/paper/README.md)
+    "prefix-mamba": 357,
+    "prefix-simba": 281,
+    "cross-simba": 381,
+    "cross-transformer": 306,
+    "prefix-simba-n12": 141,
+    "prefix-simba-n6": 72.4,
+    "prefix-simba-9": 300,
+    "prefix-simba-9-flatten": 300,
+}
 
 
 def training_pass(lm, batch, frames, text):
@@ -97,3 +116,67 @@ def test_memory_foretold_is_memory_taken(variant, bf16):
     inputs = len(VARIANTS[variant].sublayers) * 3 * 2 * (202 + 7 * variant.startswith("prefix")) * 64 * 4
     assert set(checkpointed) == {OUTSIDE}
     assert inputs <= checkpointed[OUTSIDE] <= kept[OUTSIDE] + inputs + 2 * 209
+
+
+def printed(table):
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_configs_plan(name):
+    """Every one at its full size, without allocating it; clips of a second, to be quick."""
+    run = load_run(CONFIGS / f"{name}.yaml")
+    assert sum(parameters(run.model).values()) == pytest.approx(1e6 * PAPER[name], rel=0.01)
+    shown = printed(plan(dataclasses.replace(run, clip_seconds=1.0), "RTX 3090"))
+    K, pattern = run.model.num_codebooks, run.model.pattern
+    steps = {"single": 86, "delay": 86 + K - 1, "flatten": 86 * K}[pattern]
+    assert f"{steps} steps" in shown
+    for word in ("RTX 3090", "none yet", "6 N D", "train.checkpointing: true", "fits in"):
+        assert word in shown
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_by_part_are_all(variant):
+    lm = make_lm(variant, 3, "delay")
+    assert sum(parameters(lm.config).values()) == count_parameters(lm)
+
+
+def test_the_paper_size_fits_into_22_gb():
+    run = load_run(CONFIGS / "prefix-simba.yaml")
+    shown = printed(plan(run, "RTX 3090"))
+    total = float(re.search(r"in all \(this run\) +│ +([0-9.]+) GiB", shown)[1])
+    assert total * 2**30 < 22e9
+    assert "1.22 x 6 N D" in shown
+    assert "does not fit in RTX 3090's 24.00 GiB" in shown  # without checkpointing
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("4090", "RTX 4090"),
+        ("rtx 3090", "RTX 3090"),
+        ("NVIDIA GeForce RTX 3090 Ti", "RTX 3090 Ti"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", None),
+        ("Tesla T4", None),
+        ("", None),
+    ],
+)
+def test_names_of_gpus(name, entry):
+    assert find_gpu(name) == entry
+    assert all(find_gpu(key) == key for key in GPUS)
+
+
+def test_plans_that_cannot_be():
+    run = load_run(CONFIGS / "prefix-simba.yaml")
+    for arguments, word in ((("RTX 409",), "RTX 4090"), (("H100", 0.0), "--mfu"), (("H100", 1.5), "--mfu")):
+        with pytest.raises(UserError, match=word):
+            plan(run, *arguments)
+    with pytest.raises(UserError, match="language models"):
+        plan(load_run(CONFIGS / "codec-pocket.yaml"))
