@@ -39,6 +39,7 @@ def test_each_fault_is_found_and_music_has_none():
     assert faults(np.concatenate([tune(2), np.zeros(6 * RATE)]), RATE).silence
     steady = 0.3 * np.sin(2 * np.pi * 220 * time(8)) + 0.01 * np.random.default_rng(0).standard_normal(8 * RATE)
     assert faults(steady, RATE) == Faults(False, True, False, False)
+    assert faults(tune() + 0.3, RATE) == NONE  # an offset is heard by nobody
     assert faults(np.clip(20 * tune(), -0.7, 0.7), RATE).clipping
     assert faults(np.tile(tune(1)[: RATE * 3 // 4], 11), RATE) == Faults(False, False, False, True)
     stuck = np.concatenate([tune(4), np.tile(tune(1), 4)])  # music, then one bar for ever

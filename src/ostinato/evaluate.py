@@ -211,8 +211,10 @@ def listen(
     name, _, weights = spec.partition(":")
     told(f"loading {name}", 0, 1)
     listener = load_listener(spec, settings.device)
-    ear = Ear(listener, weights, output / "heard")
     session = Session(name, weights or "published", listener.proxy, listener.window)
+    needs = {METRICS[metric].needs for metric in session.metrics(settings.metrics, prompts)}
+    remembers = settings.store is not None and name in METRICS["vendi"].listeners
+    ear = Ear(listener, weights, output / "heard", needs != {"pairs"} or remembers, "pairs" in needs)
     count, done = sum(len(row.clips.files) for row in rows) + (len(real.files) if real else 0), 0
 
     def step() -> None:
@@ -224,7 +226,7 @@ def listen(
         heard = ear.hear(real, settings.seconds, on_clip=step)
         if not heard:
             raise UserError(f"no clip of the reference can be heard: {next(iter(real.lost.values()))}")
-        session.ground = Ground(heard.values())
+        session.ground = Ground(heard.values()) if ear.embedding else None
         partners = {p.name: paired(p, real) for p in prompts.prompts} if prompts else {stem: stem for stem in heard}
         session.pairs = {stem: heard[partner] for stem, partner in partners.items() if partner in heard}
     if prompts and hasattr(listener, "embed_text"):

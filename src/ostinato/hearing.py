@@ -74,11 +74,13 @@ def find_clips(folder: str | Path, name: str | None = None) -> ClipSet:
 
 
 class Ear:
-    """A listener with its cache. weights: what tells its weights apart from others of the same name (a path)."""
+    """A listener with its cache. weights: what tells its weights apart from others of the same name (a path); tags and
+    embedding: what is to be heard, each a pass of the network."""
 
-    def __init__(self, listener: Listener, weights: str, cache: Path):
+    def __init__(self, listener: Listener, weights: str, cache: Path, embedding: bool = True, tags: bool = False):
         self.listener, self.cache = listener, cache / listener.name
-        self.identity = [listener.name, weights, *_stamp(Path(weights))]
+        self.embedding, self.tags = embedding, tags
+        self.identity = [listener.name, weights, *_stamp(Path(weights)), embedding, tags]
         self.device = next(listener.parameters()).device if isinstance(listener, torch.nn.Module) else "cpu"
 
     def hear(
@@ -110,9 +112,9 @@ class Ear:
         audio = audio.to(self.device)
         if self.listener.name not in RAW:
             audio = peak_normalised(audio)
-        found = {"embedding": self.listener.embed(audio)}
-        if hasattr(self.listener, "tags"):
-            found["tags"] = self.listener.tags(audio)
+        found = {"embedding": self.listener.embed(audio)} if self.embedding else {}
+        if self.tags:
+            found["tags"] = self.listener.tags(audio)  # type: ignore[attr-defined]  # asked of taggers only
         arrays = {name: value.float().cpu().numpy() for name, value in found.items()}
         if not all(np.isfinite(value).all() for value in arrays.values()):
             raise UserError(f"{path}: {self.listener.name} hears numbers in it that are not finite")

@@ -10,7 +10,7 @@ and lowers a diversity (`Score.shift`); left in, it would push the interval off 
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -117,7 +117,8 @@ def frechet(clips: Clips, reference: Moments, replicates: int = REPLICATES, seed
         _frechet(mean, cov, reference.mean, covariance, factor)
         for mean, cov in _redrawn_moments(clips, made.mean, resample(len(clips), replicates, seed))
     ]
-    return _score(value, drawn, len(clips), notes)
+    found = _score(value, drawn, len(clips), notes)
+    return found if found.low is None else replace(found, low=max(0.0, found.low))
 
 
 def _redrawn_moments(clips: Clips, centre: np.ndarray, weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
