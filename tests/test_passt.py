@@ -76,5 +76,5 @@ def test_refuses_other_weights(tmp_path):
     with pytest.raises(UserError, match="no weights of passt"):
         passt.PaSST(path)
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match="cannot read the weights"):
+    with pytest.raises(UserError, match="holds no weights alone"):
         passt.PaSST(path)

@@ -155,9 +155,9 @@ class CLAP(Frozen):
 
 def laion_weights(path: str | Path) -> dict[str, Tensor]:
     """The state dict of one of LAION's checkpoints, names as laion_clap has them. Errors: `read_weights`."""
-    # The files hold the step and the loss as numpy's numbers, under the names of numpy 1.
+    # The files hold metrics as numpy's numbers, under the names of numpy 1.
     scalar: Any = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype(np.float64))]
+    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
     with torch.serialization.safe_globals(allowed):
         saved = read_weights(path)
     return {name.removeprefix("module."): value for name, value in saved.get("state_dict", saved).items()}

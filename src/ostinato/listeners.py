@@ -138,10 +138,10 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     """A file of torch.save, tensors only and on the CPU. Raises UserError for a file that is no such thing."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"cannot read the weights {path} ({first_line(error)}): delete the file to fetch it anew"
-        ) from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} holds no weights alone, as torch.save writes them: check the path") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"cannot read the weights {path} ({first_line(error)}): delete the file, fetch anew") from error
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], path: str | Path, name: str) -> None:
