@@ -53,7 +53,7 @@ class Mamba2(nn.Module):
         self.out_proj = Linear(self.inner, width, bias=False)
 
     def empty_state(self, b: int) -> MambaState:
-        weight = self.in_proj.weight
+        weight = self.conv1d.weight
         wide = torch.promote_types(weight.dtype, torch.float32)
         conv = weight.new_zeros(b, self.conv1d.kernel_size[0] - 1, self.inner + 2 * self.n)
         return MambaState(conv, weight.new_zeros(b, self.h, self.p, self.n, dtype=wide))
