@@ -166,7 +166,9 @@ def train(
         bool, typer.Option("--plan", help="Print parameters, FLOPs, memory and hours of the run, and do nothing.")
     ] = False,
     gpu: Annotated[str | None, typer.Option(help="Plan for a GPU such as 'RTX 4090'; default: what is here.")] = None,
-    mfu: Annotated[float, typer.Option(help="With --plan: the share of the peak taken to be reached.")] = 0.4,
+    mfu: Annotated[
+        float | None, typer.Option(help="With --plan: the share of the peak to reckon with; a GPU 0.4, a CPU 0.13.")
+    ] = None,
 ) -> None:
     """Train a language model or the pocket codec. The same command again goes on from the newest checkpoint."""
     from ostinato.config import load_run

@@ -182,6 +182,10 @@ def codec_parameters(name: str) -> int:
     return sum(p.numel() for p in codec.parameters())
 
 
+GPU_MFU = 0.4  # an aim, not yet measured
+CPU_MFU = (
+    0.13  # what configs/lm-pocket.yaml reached: 1.1 s a step on two cores (LOG.md), whose products take 1.5 TFLOP/s
+)
 TEXT = 64  # tokens that a caption is taken to have
 RATES = {"dac": 44100 / 512, "pocket": 50.0, "encodec": 50.0}  # frames a second
 
@@ -250,16 +254,17 @@ def longest_captions(store: Store, encoder: str, batch: int) -> int:
     return round(mean(max(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
 
 
-def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float = 0.4) -> Table:
+def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float | None = None) -> Table:
     """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
 
-    gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach.
+    gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach,
+    by default `GPU_MFU` or `CPU_MFU`.
     Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
     is damaged or not to be had.
     """
     if not isinstance(run, LMRun):
         raise UserError(f"--plan is for language models, and {run.output} is a codec's run")
-    if not 0 < mfu <= 1:
+    if mfu is not None and not 0 < mfu <= 1:
         raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
     c, hyper, device = run.model, run.train, pick_device(gpu, run.train.precision)
     work = workload(run)
@@ -302,6 +307,7 @@ def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float = 0.4) -> Tab
     table.add_row(
         "FLOPs of the text encoder", f"{clips * reading:.3g}", f"at most: {run.text} reads a caption only once"
     )
+    mfu = mfu or (GPU_MFU if device.memory else CPU_MFU)
     hours = total / (device.rate * mfu) / 3600
     table.add_row(
         "time",
