@@ -20,7 +20,7 @@ class Average:
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from averages saved, sharded where the weights are."""
         for name, kept in self.weights.items():
-            self.weights[name] = like(weights[name], kept)
+            self.weights[name] = like(weights[name].to(kept.device), kept)
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:

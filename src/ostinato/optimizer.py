@@ -36,7 +36,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     for p, entries in optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == p.shape:
-                entries[name] = like(value, p)
+                entries[name] = like(value.to(p.device), p)
 
 
 def clip_gradients(module: nn.Module, most: float) -> Tensor:

@@ -36,7 +36,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
     for layer in module.layers if isinstance(module, MusicLM) else ():
         if layer.kind != "cross-attention":  # its text is read before its turn
             fully_shard(layer, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    fully_shard(module, mesh=mesh, reshard_after_forward=True)  # else validation leaves the outer ones whole
 
 
 def whole(tree: Any) -> Any:

@@ -148,7 +148,7 @@ class Loop:
         """Load a checkpoint's weights into the task; returns what optimizers.pt holds."""
         self.task.load(folder)
         try:
-            states = torch.load(folder / "optimizers.pt", map_location=self.accelerator.device, weights_only=True)
+            states = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
             wanted = [*self.task.modules, *(["average"] if "average" in states else [])]
             states = {name: states[name] for name in wanted}
         except (OSError, KeyError, RuntimeError) as error:
@@ -193,7 +193,7 @@ class Loop:
                     metrics = self.optimise(batches)
                     left = (hyper.steps - self.step) * (time.monotonic() - began) / (self.step - first)
                     progress.update(bar, completed=self.step, description=shown(metrics, left))
-                    if self.step % hyper.log_every == 0:
+                    if self.step % hyper.log_every == 0 or self.step == hyper.steps:
                         self.log(metrics, "train")
                         self.spent, self.counted, self.tokens, self.flops = 0.0, 0, 0.0, 0
                     last = self.step == hyper.steps
