@@ -192,3 +192,50 @@ def test_the_command_prints_the_table(world, tmp_path, capfd):
     ostinato("evaluate", world / "real", "--reference", world / "real", "--listener", ears, "--seconds", 2, "-o", out)
     shown = capfd.readouterr().out
     assert shown.strip() == (out / "results.md").read_text().strip() and "FD (efficientat)" in shown
+
+
+class Ears(torch.nn.Module):
+    """A listener that reads: spectra of 0.5 s, and letters counted, into one space of 26."""
+
+    name, sample_rate, window, proxy = "clap", 8000, 0.5, False
+
+    def __init__(self):
+        super().__init__()
+        self.to_space = torch.nn.Linear(2001, 26, bias=False).requires_grad_(False)
+
+    def embed(self, audio):
+        return self.to_space(torch.fft.rfft(audio[: len(audio) // 4000 * 4000].reshape(-1, 4000)).abs())
+
+    def embed_text(self, texts):
+        return torch.tensor([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts]).float()
+
+
+@pytest.mark.parametrize(
+    "name, expected", [("mine", ["clap", "fad", "kad", "vendi", "cosine"]), ("attm", ["clap", "fad"])]
+)
+def test_a_network_that_reads_scores_sentences(world, tmp_path, monkeypatch, name, expected):
+    torch.manual_seed(0)
+    ears = Ears()
+    monkeypatch.setattr("ostinato.evaluate.load_listener", lambda spec, device="cpu": ears)
+    (tmp_path / "mine.csv").write_bytes((world / "prompts.csv").read_bytes())
+    spec = str(tmp_path / "mine.csv") if name == "mine" else f"attm:{world / 'prompts.csv'}"
+    prompts = load_prompts(spec)
+    asked = settings(world, listeners=("clap",))
+    results = evaluate([str(world / "real")], prompts, None, tmp_path / "none", asked)
+    assert list(by_name(results)["real"]["scores"]) == ["clap/clap"]  # all that needs no reference
+    other = tmp_path / "other"
+    other.mkdir()
+    for i, stem in enumerate(NAMES):
+        sf.write(other / f"{stem}.wav", melody(2, TUNES[i], seed=9), 8000)
+    results = evaluate([str(other)], prompts, world / "real", tmp_path / "out", asked)
+    found = by_name(results)["other"]["scores"]
+    assert sorted(found) == sorted(f"{metric}/clap" for metric in expected)
+    audio = {s: ears.embed(torch.tensor(sf.read(other / f"{s}.wav", dtype="float32")[0])) for s in NAMES}
+    cosines = [
+        torch.nn.functional.cosine_similarity(
+            torch.nn.functional.normalize(audio[p.name], dim=1).mean(0), ears.embed_text([p.text])[0], dim=0
+        )
+        for p in prompts.prompts
+    ]
+    assert found["clap/clap"]["value"] == pytest.approx(float(sum(cosines)) / 6, abs=1e-5)  # loudness is taken out
+    assert PUBLISHED in tables(results) and STAND_INS not in tables(results)

@@ -98,13 +98,16 @@ def evaluate(
         if prompts is None and is_model(target):
             raise UserError(f"{target} is no folder of audio but a model: say what it should play, with --prompts")
     real = find_clips(reference, "reference") if reference else None
+    # Whatever can fail is tried before hours of generation: weights that cannot be had, a store that does not fit.
+    for spec in settings.listeners:
+        load_listener(spec)
+    training = Training(settings.store, settings.seconds, settings.device) if settings.store else None
     rows = [*real_rows(real, prompts, output, settings, told)]
     rows += [Row(clips_of(name, target, prompts, output, settings, told)) for name, target in named]
     if not rows:
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference")
     for row in rows:
         row.clips.notes += rate_notes(row.clips)
-    training = Training(settings.store, settings.seconds, settings.device) if settings.store else None
     # Clips of the store are heard along with the rows, and are none.
     shadows = [Row(clips) for clips in training.clips(output / "store", told)] if training else []
     heard = rows + shadows

@@ -99,9 +99,12 @@ def begin_folder(out: Path, settings: dict) -> dict:
     path = out / "made.json"
     settings = json.loads(json.dumps(settings))  # as it will be read again
     if path.is_file():
-        made = json.loads(path.read_text())
-        if made["settings"] != settings:
+        try:
+            made = json.loads(path.read_text())
             differ = ", ".join(k for k in settings if made["settings"].get(k) != settings[k])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete {out} to make its clips again") from error
+        if differ:
             raise UserError(f"{out} holds clips made otherwise ({differ} differ): delete it, or give another --output")
         return made
     out.mkdir(parents=True, exist_ok=True)
