@@ -2,8 +2,8 @@
 
 A listener turns a clip into embeddings of its windows; a tagger gives class logits too, and CLAP embeds sentences into
 the space of its clips. `openl3`, `passt`, `vggish` and `clap` are the networks of the published metrics, with their
-original weights. `efficientat` and `jamendo` are stand-ins of a few megabytes for work without a network: their
-`proxy` is true, and no number of theirs belongs in one table with the others'.
+original weights. `efficientat` and `jamendo` are stand-ins of a few megabytes for developing with: their `proxy` is
+true, and no number of theirs belongs in one table with the others'.
 """
 
 import hashlib
@@ -59,8 +59,13 @@ class TextListener(Listener, Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table. `loader` is "module:class", called with the path of the weights; url "" means that the
-    weights are given by path only; sha256 "" means that no publisher states one, a shorter one is a prefix."""
+    """One row of the table. `loader` is "module:class", called with the path of the weights. url "": by path only, as
+    jamendo's file, models/jamendo/fcn/best_model.pth of github.com/minzwon/sota-music-tagging-models, has no name to
+    keep it by.
+
+    sha256 of the file at `url`: vggish's is the beginning that its name holds; those of passt and clap are what several
+    projects independently recorded; no such witness of the others is known (""), and they are pinned on first use.
+    """
 
     loader: str
     gives: str
@@ -78,6 +83,7 @@ LISTENERS = {
         "ostinato.passt:PaSST",
         "AudioSet's 527 tags of 10 s every 5 s, for the KL divergence",
         "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
+        "302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
     ),
     "vggish": Source(
         "ostinato.vggish:VGGish",
@@ -91,8 +97,15 @@ LISTENERS = {
         "https://huggingface.co/lukewys/laion_clap/resolve/main/music_audioset_epoch_15_esc_90.14.pt",
         "fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
     ),
-    "efficientat": Source("ostinato.taggers:EfficientAT", "a stand-in: AudioSet's 527 tags and 384-d embeddings"),
-    "jamendo": Source("ostinato.taggers:JamendoFCN", "a stand-in: MTG-Jamendo's 50 tags and 64-d embeddings"),
+    "efficientat": Source(
+        "ostinato.taggers:EfficientAT",
+        "a stand-in: AudioSet's 527 tags and 384-d embeddings of 10 s every 5 s",
+        "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
+    ),
+    "jamendo": Source(
+        "ostinato.taggers:JamendoFCN",
+        "a stand-in: MTG-Jamendo's 50 tags and 64-d embeddings of 29 s, by path only",
+    ),
 }
 
 
