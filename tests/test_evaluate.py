@@ -194,6 +194,23 @@ def test_the_command_prints_the_table(world, tmp_path, capfd):
     assert shown.strip() == (out / "results.md").read_text().strip() and "FD (efficientat)" in shown
 
 
+def test_a_metric_ranks_music_codec_coarse_codes_and_noise(tmp_path):
+    """The pack's codec on made-up tunes, by a network with random weights; docs/evaluate.md has real music."""
+    torch.manual_seed(1)
+    torch.save(MobileNet(0.1).state_dict(), tmp_path / "ears.pt")
+    rng = np.random.default_rng(1)
+    for folder in ("real", "noise"):
+        (tmp_path / folder).mkdir()
+    for i in range(8):
+        tune = melody(4, tuple(rng.integers(-12, 24, 16)), 22050, seed=i)
+        sf.write(tmp_path / "real" / f"{i}.wav", tune, 22050)
+        sf.write(tmp_path / "noise" / f"{i}.wav", tune.std() * rng.standard_normal(len(tune)), 22050)
+    asked = settings(tmp_path, seconds=4, metrics=("kad",), codec="pocket", codebooks=(8, 1))
+    rows = evaluate([str(tmp_path / "noise")], None, tmp_path / "real", tmp_path / "out", asked)["rows"]
+    values = [row["scores"]["kad/efficientat"]["value"] for row in rows]
+    assert values == sorted(values) and len(set(values)) == 4, [row["name"] for row in rows]
+
+
 class Ears(torch.nn.Module):
     """A listener that reads: spectra of 0.5 s, and letters counted, into one space of 26."""
 

@@ -14,7 +14,7 @@ from ostinato import __version__
 from ostinato.codec import load_codec
 from ostinato.errors import UserError, nearest
 from ostinato.faults import count_faults
-from ostinato.hearing import ClipSet, Ear, find_clips, rate_notes
+from ostinato.hearing import SHORTEST, ClipSet, Ear, find_clips, rate_notes
 from ostinato.listeners import LISTENERS, load_listener
 from ostinato.metrics import REPLICATES, Score
 from ostinato.overlap import Training, nearest_embeddings
@@ -225,8 +225,10 @@ def listen(
         done += 1
         told(f"{name} listens", done, count)
 
+    # Recordings may be shorter than what models are asked for: nobody has 5 minutes of every prompt.
+    least = SHORTEST * min(settings.seconds, DRIFT_SECONDS)
     if real:
-        heard = ear.hear(real, settings.seconds, on_clip=step)
+        heard = ear.hear(real, settings.seconds, least=least, on_clip=step)
         if not heard:
             raise UserError(f"no clip of the reference can be heard: {next(iter(real.lost.values()))}")
         session.ground = Ground(heard.values()) if ear.embedding else None
@@ -236,7 +238,8 @@ def listen(
         embedded = listener.embed_text([p.text for p in prompts.prompts]).float().cpu().numpy()
         session.texts = {p.name: x for p, x in zip(prompts.prompts, embedded, strict=True)}
     for row in rows:
-        row.heard[name] = ear.hear(row.clips, settings.seconds, on_clip=step)
+        short = least if row.clips.kind in ("real", "codec") else None
+        row.heard[name] = ear.hear(row.clips, settings.seconds, least=short, on_clip=step)
         if settings.drift:
             starts = [i * DRIFT_SECONDS for i in range(int(settings.seconds // DRIFT_SECONDS))]
             # Sets of their own: a clip that ends early is no loss of the row's.

@@ -84,31 +84,36 @@ class Ear:
         self.device = next(listener.parameters()).device if isinstance(listener, torch.nn.Module) else "cpu"
 
     def hear(
-        self, clips: ClipSet, seconds: float, start: float = 0.0, on_clip: Callable[[], object] = lambda: None
+        self,
+        clips: ClipSet,
+        seconds: float,
+        start: float = 0.0,
+        least: float | None = None,
+        on_clip: Callable[[], object] = lambda: None,
     ) -> dict[str, Path]:
-        """The cached file of every clip by stem, of `seconds` from `start` (s) on; clips that cannot be heard go into
-        `clips.lost` with the reason, those that end before `start` + half of `seconds` as too short."""
+        """The cached file of every clip by stem, of `seconds` from `start` (s) on. Clips that cannot be heard go into
+        `clips.lost` with the reason, those of which less than `least` s is left (default: half of `seconds`) too."""
+        least = SHORTEST * seconds if least is None else least
         heard = {}
         for stem, path in clips.files.items():
             try:
-                heard[stem] = self._one(path, seconds, start)
+                heard[stem] = self._one(path, seconds, start, least)
             except UserError as error:
                 clips.lost.setdefault(stem, str(error))
             on_clip()
         return heard
 
     @torch.inference_mode()
-    def _one(self, path: Path, seconds: float, start: float) -> Path:
+    def _one(self, path: Path, seconds: float, start: float, least: float) -> Path:
         key = json.dumps([str(path.resolve()), *_stamp(path), seconds, start, *self.identity])
         kept = self.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
         if kept.is_file():
             return kept
         rate = self.listener.sample_rate
         audio = read_audio(path, rate, start, seconds)[0]
-        if len(audio) < SHORTEST * seconds * rate:
-            raise UserError(
-                f"{path} lasts {start + len(audio) / rate:.2f} s: too short for {start:g} to {start + seconds:g} s"
-            )
+        if len(audio) < least * rate:
+            lasts = f"{path} lasts {start + len(audio) / rate:.2f} s"
+            raise UserError(f"{lasts}: too short for {start:g} to {start + seconds:g} s")
         audio = audio.to(self.device)
         if self.listener.name not in RAW:
             audio = peak_normalised(audio)

@@ -316,7 +316,7 @@ def resample(n: int, replicates: int, seed: int) -> np.ndarray:
 
 def _score(value: float, drawn: Sequence[float], n: int, notes: list[str] | None = None) -> Score:
     if n < 2 or len(drawn) < 2:
-        return Score(value, None, None, n, notes=notes or [])
+        return Score(float(value), None, None, n, notes=notes or [])
     low, high = np.quantile(drawn, (0.025, 0.975))
     shift = float(np.mean(drawn)) - value
-    return Score(value, float(low) - shift, float(high) - shift, n, shift, notes or [])
+    return Score(float(value), float(low) - shift, float(high) - shift, n, shift, notes or [])

@@ -2,10 +2,10 @@
 there already is not made again."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def render_model(
     missing = [i for i, p in enumerate(prompts.prompts) if not (out / f"{p.name}.wav").is_file()]
     groups = runs_of(missing, batch)
     done = len(prompts) - len(missing)
+    watch_memory()
     (out / "codes").mkdir(exist_ok=True)
     for group in groups:
         told(f"generating: {name}", done, len(prompts))
@@ -145,12 +146,24 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
     }
 
 
+def watch_memory() -> None:
+    """Begin a new `peak_memory`, where the system can (CUDA, Linux); elsewhere it counts since the process began."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> int:
-    """Bytes: the largest the GPU's allocations have been, or without one this process."""
+    """Bytes: the largest the GPU's allocations have been, or without one this process, since `watch_memory`."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    import resource  # there is none on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def generation_flops(model: Ostinato, prompt: str, seconds: float = 1.0) -> float:
