@@ -59,6 +59,9 @@ def assert_same_checkpoint(a, b):
         assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
     found, wanted = (torch.load(folder / "optimizers.pt", weights_only=True) for folder in (a, b))
     assert found.keys() == wanted.keys()
+    averages = [states.pop("average", {}) for states in (found, wanted)]
+    assert averages[0].keys() == averages[1].keys()
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
     for name in found:
         assert found[name]["param_groups"] == wanted[name]["param_groups"]
         assert found[name]["state"].keys() == wanted[name]["state"].keys() and len(found[name]["state"])

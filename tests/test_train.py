@@ -4,6 +4,7 @@ import math
 import os
 import random
 import signal
+import sys
 from collections import Counter
 from itertools import islice
 from types import SimpleNamespace
@@ -26,11 +27,14 @@ from ostinato.data import open_store, prepare
 from ostinato.errors import UserError
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.lm_task import IGNORED, Clips, LMTask, code_losses, make_batch
+from ostinato.lora import adapt
 from ostinato.model import load
 from ostinato.optimizer import learning_rate, optimizer_for
 from ostinato.order import make_loader, sample_order, seed_of
 from ostinato.patterns import make_pattern
+from ostinato.plan import step_flops
 from ostinato.sampling import Sampling
+from ostinato.text import load_text_encoder
 from ostinato.train import train
 
 
@@ -317,8 +321,6 @@ def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
     folder = train(lm_run(stores, tmp_path))
     lm, held = load(folder).lm, open_store(stores / "codes").split("validation")
     (found,) = log_of(tmp_path, "validation")
-    from ostinato.text import load_text_encoder
-
     inputs, targets, captions = make_batch([(held.codes(0), held.captions(0)[0])], lm.pattern, lm.special)
     with torch.no_grad():
         losses, counts = code_losses(lm(inputs, *load_text_encoder("minilm")(captions)), targets)
@@ -328,12 +330,12 @@ def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
 
 
 def test_codec_trains_against_its_adversary_and_resumes(stores, tmp_path):
-    straight = train(codec_run(stores, tmp_path / "straight"))
+    straight = train(codec_run(stores, tmp_path / "straight", train={"ema": 0.9}))
     lines = log_of(tmp_path / "straight")
     assert ["adversarial" in line for line in lines] == [False, True, True, True]
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
-    train(codec_run(stores, tmp_path / "halves", train={"steps": 2}))
-    assert_same_checkpoint(train(codec_run(stores, tmp_path / "halves")), straight)
+    train(codec_run(stores, tmp_path / "halves", train={"steps": 2, "ema": 0.9}))
+    assert_same_checkpoint(train(codec_run(stores, tmp_path / "halves", train={"ema": 0.9})), straight)
     with pytest.raises(UserError, match="--fresh"):
         train(codec_run(stores, tmp_path / "halves", model=dataclasses.replace(POCKET, depth=2)))
     codec = load_codec(straight)
@@ -437,7 +439,11 @@ def test_a_run_begins_with_a_models_weights(stores, tmp_path):
     assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in wanted if "quantiser" not in name)
 
 
-def test_adapters_train_merge_and_resume(stores, tmp_path):
+def test_adapters_train_merge_and_resume(stores, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "peft", None)
+        with pytest.raises(UserError, match=r"pip install 'ostinato\[lora\]'"):
+            adapt(MusicLM(LMConfig(**SMALL)), 2)
     pytest.importorskip("peft")
     first = train(lm_run(stores, tmp_path / "first"))
     runs = [lm_run(stores, tmp_path / "run", init=str(first), lora=2, train={"steps": steps}) for steps in (2, 4)]
@@ -450,3 +456,69 @@ def test_adapters_train_merge_and_resume(stores, tmp_path):
     changed = {name for name in before if not torch.equal(before[name], merged[name])}
     assert changed and changed == {name.split(".lora_B")[0] + ".weight" for name in apart if ".lora_B" in name}
     assert load(half).generate("a tune", 0.2).codes.shape == (3, 10)  # an ordinary model folder
+
+
+def test_averaged_weights(stores, tmp_path, monkeypatch):
+    """By hand from the checkpoints of every step; resumed they go on; what validates better is what plays."""
+    first = train(lm_run(stores, tmp_path / "first", train={"steps": 1}))
+    losses = iter([2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 0.5, 0.6] * 2)
+    monkeypatch.setattr(LMTask, "validate", lambda task, accelerator: {"loss": next(losses)})
+
+    def averaging(output, steps):
+        hyper = {"steps": steps, "ema": 0.25, "checkpoint_every": 1, "validate_every": 1, "keep": 9}
+        return lm_run(stores, tmp_path / output, init=str(first), train=hyper)
+
+    train(averaging("run", 4))
+    found = checkpoints(tmp_path / "run")
+    average = load_file(first / "model.safetensors")
+    for step, folder in enumerate(found, 1):
+        weights, share = load_file(folder / "model.safetensors"), min(0.25, (1 + step) / (10 + step))
+        average = {name: share * average[name] + (1 - share) * weights[name] for name in weights}
+        saved = load_file(folder / "ema.safetensors")
+        assert all(torch.allclose(saved[name], average[name], atol=1e-6) for name in average)
+        played, better = load(folder).lm.state_dict(), saved if step == 1 else weights
+        assert all(torch.equal(played[name], better[name]) for name in better), step
+    told = [json.loads((folder / "training.json").read_text()) for folder in found]
+    assert [t["score"] for t in told] == [1.0, 1.0, 3.0, 0.5]
+    assert [t["weights"] for t in told] == ["ema.safetensors", *["model.safetensors"] * 3]
+    train(averaging("halves", 2))
+    assert_same_checkpoint(train(averaging("halves", 4)), found[-1])
+    load(found[0]).save_pretrained(tmp_path / "copy")
+    copied, played = (load(folder).lm.state_dict() for folder in (tmp_path / "copy", found[0]))
+    assert all(torch.equal(copied[name], played[name]) for name in played)
+
+
+def test_the_checkpoint_that_validated_best_is_kept(stores, tmp_path, monkeypatch, capsys):
+    losses = iter([3.0, 1.0, 2.0, 1.5, 2.5])
+    monkeypatch.setattr(LMTask, "validate", lambda task, accelerator: {"loss": next(losses)})
+    train(lm_run(stores, tmp_path, train={"steps": 5, "checkpoint_every": 1, "validate_every": 1, "keep": 1}))
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-0000002", "step-0000005"]
+    assert "step-0000002 validated best" in " ".join(capsys.readouterr().err.split())
+
+
+def test_activation_checkpointing_changes_no_bit(stores, tmp_path):
+    runs = [lively(stores, tmp_path / f"{on}", steps=4, checkpointing=on) for on in (False, True)]
+    assert_same_checkpoint(*map(train, runs))
+
+
+def test_speeds_are_logged(stores, tmp_path, monkeypatch):
+    """Tokens are steps of the pattern where a code stands; MFU where a peak is known, and nowhere else."""
+    train(lm_run(stores, tmp_path / "unknown", text_dropout=0.0))
+    assert all("mfu" not in line for line in log_of(tmp_path / "unknown"))
+    monkeypatch.setattr("ostinato.train.peak_flops", lambda device: 1e9)
+    run = lm_run(stores, tmp_path / "known", text_dropout=0.0)
+    train(run)
+    text = max(load_text_encoder("minilm")([caption])[0].shape[1] for caption in CAPTIONS.values())
+    for line in log_of(tmp_path / "known"):
+        assert line["tokens_per_second"] / line["steps_per_second"] == pytest.approx(2 * (100 + 3 - 1))
+        assert line["mfu"] * 1e9 / line["steps_per_second"] == pytest.approx(step_flops(run.model, 2, 100, text))
+        assert line["gradient_norm/lm"] > 0 and line["learning_rate"] > 0
+
+
+def test_trackers_by_name(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr("ostinato.train.get_available_trackers", list)
+    for name, words in {"wanb": "did you mean 'wandb'", "wandb": "pip install wandb"}.items():
+        with pytest.raises(UserError, match=words):
+            train(lm_run(stores, tmp_path, train={"tracker": name}))
+    train(lm_run(stores, tmp_path, train={"tracker": "none", "steps": 1}))
+    assert not (tmp_path / "tensorboard").exists() and log_of(tmp_path)
