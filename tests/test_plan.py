@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import re
 from itertools import accumulate
 from pathlib import Path
@@ -9,12 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from runs import lm_run
 from tiny import PATTERNS, make_lm, make_text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
+from ostinato.cli import app
 from ostinato.config import load_run
+from ostinato.data import open_store
 from ostinato.errors import UserError
 from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 from ostinato.lm_task import code_losses, make_batch
@@ -180,3 +185,17 @@ def test_plans_that_cannot_be():
             plan(run, *arguments)
     with pytest.raises(UserError, match="language models"):
         plan(load_run(CONFIGS / "codec-pocket.yaml"))
+
+
+def test_from_the_command_line_on_a_store(stores, tmp_path, monkeypatch):
+    """Prints and does nothing else; the captions and clips are those of the store."""
+    run = lm_run(stores, tmp_path / "run")
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps(dataclasses.asdict(run)))
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(app, ["train", str(config), "--plan"])
+    assert result.exit_code == 0, result.output
+    store = open_store(run.data).split("train")
+    for word in (f"{len(store)} clips", "tokens of text ", "6 N D", "this CPU", "measured now"):
+        assert word in result.output
+    assert not Path(run.output).exists()

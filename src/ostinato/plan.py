@@ -284,7 +284,11 @@ def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float | None = None
         f"{S:,} steps",
         f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {text} tokens of text{'' if work.read else ' assumed'}",
     )
-    table.add_row("a step", f"{clips // hyper.steps:,} clips", f"{hyper.batch} at once, {hyper.accumulation} times")
+    table.add_row(
+        "a step",
+        f"{clips // hyper.steps:,} clips",
+        f"{hyper.batch} at once, {hyper.accumulation} times, in one process",
+    )
     heard = clips * run.clip_seconds / 3600
     table.add_row("all steps", f"{hyper.steps:,}", f"{clips:,} clips, {heard:,.1f} h of audio, {clips * S:.4g} tokens")
     if store:
