@@ -170,6 +170,7 @@ def captions(rows: list[Row], out: Path) -> Counter:
                 "licence": r["licence"],
                 "source": source,
                 "split": r["split"],
+                "kind": r["kind"],
             }
         )
         splits[r["split"]] += 1

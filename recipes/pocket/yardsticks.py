@@ -1,0 +1,89 @@
+"""What the pack is measured against: python recipes/pocket/yardsticks.py CORPUS STORE OUT [--count 200] [--model MODEL]
+
+CORPUS is what corpus.py wrote, STORE the codes the model was trained on. Written to OUT, all clips 10 s:
+- `test/` and `train/`: real music of the two splits, of all pieces alike, and `prompts.csv`, the captions of `test/`;
+- `unigram/`: codes drawn one by one by how often each stands in the training set, through the codec;
+- `untrained/`: the model with fresh weights, a folder that `ostinato evaluate` generates from.
+
+    ostinato evaluate pocket OUT/unigram OUT/untrained OUT/train --prompts OUT/prompts.csv --reference OUT/test \\
+        --codec pocket --codebooks 1,2,3,4,5,6,7,8 --listener efficientat:mn04_as_mAP_432.pt \\
+        --store STORE --output OUT/results
+"""
+
+import argparse
+import csv
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ostinato.audio import read_audio, write_audio
+from ostinato.data import open_store
+from ostinato.lm import MusicLM
+from ostinato.model import Ostinato, load
+
+SECONDS = 10
+
+
+def real(corpus: Path, split: str, out: Path, count: int, seed: int) -> list[tuple[str, str]]:
+    """Write `count` clips at most of a split, one of each piece in turn; returns their names and captions."""
+    rows = [json.loads(line) for line in (corpus / "captions.jsonl").read_text().splitlines()]
+    pieces = sorted((row for row in rows if row["split"] == split), key=lambda row: row["path"])
+    draw = random.Random(seed)
+    draw.shuffle(pieces)
+    out.mkdir(parents=True, exist_ok=True)
+    clips: list[tuple[str, str]] = []
+    for turn in range(50):
+        for row in pieces:
+            if len(clips) == count:
+                return clips
+            audio = read_audio(corpus / row["path"], 32000)
+            fits = audio.shape[1] // (SECONDS * 32000)
+            if turn < fits:
+                name = f"{len(clips):04d}"
+                start = (turn * 7 % fits) * SECONDS * 32000  # not neighbours one after the other
+                write_audio(out / f"{name}.wav", audio[:, start : start + SECONDS * 32000], 32000)
+                clips.append((name, draw.choice(row["captions"])))
+    return clips
+
+
+def unigram(model: Ostinato, store: Path, out: Path, count: int, seed: int) -> None:
+    train, codec = open_store(store).split("train"), model.codec
+    counts = np.zeros((codec.num_codebooks, codec.codebook_size))
+    for i in range(len(train)):
+        for k, codes in enumerate(train.codes(i)):
+            counts[k] += np.bincount(codes.numpy(), minlength=codec.codebook_size)
+    generator = torch.Generator().manual_seed(seed)
+    shares, frames = torch.from_numpy(counts), round(SECONDS * codec.frame_rate)
+    out.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        codes = torch.multinomial(shares, frames, replacement=True, generator=generator)
+        write_audio(out / f"{n:04d}.wav", codec.decode(codes[None])[0].clamp(-1, 1), codec.sample_rate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--model", help="a folder; default: the pocket pack")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    model = load(args.model)
+    clips = real(args.corpus, "test", args.out / "test", args.count, args.seed)
+    with (args.out / "prompts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("name", "caption"), *clips])
+    real(args.corpus, "train", args.out / "train", args.count, args.seed)
+    unigram(model, args.store, args.out / "unigram", args.count, args.seed)
+    torch.manual_seed(args.seed)
+    Ostinato(MusicLM(model.lm.config), model.text, model.codec, model.config, model.sampling).save_pretrained(
+        args.out / "untrained"
+    )
+    print(f"{args.out}: {len(clips)} clips of the test split")
+
+
+if __name__ == "__main__":
+    main()
