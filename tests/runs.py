@@ -63,10 +63,11 @@ def assert_same_checkpoint(a, b):
     assert averages[0].keys() == averages[1].keys()
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
     for name in found:
-        assert found[name]["param_groups"] == wanted[name]["param_groups"]
-        assert found[name]["state"].keys() == wanted[name]["state"].keys() and len(found[name]["state"])
-        for i, state in found[name]["state"].items():
-            assert all(torch.equal(state[key], wanted[name]["state"][i][key]) for key in state)
+        for one, other in zip(found[name], wanted[name], strict=True):
+            assert one["param_groups"] == other["param_groups"]
+            assert one["state"].keys() == other["state"].keys() and len(one["state"])
+            for i, state in one["state"].items():
+                assert all(torch.equal(state[key], other["state"][i][key]) for key in state)
 
 
 def log_of(output, kind="train"):

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -29,7 +30,7 @@ from ostinato.lm import LMConfig, MusicLM
 from ostinato.lm_task import IGNORED, Clips, LMTask, code_losses, make_batch
 from ostinato.lora import adapt
 from ostinato.model import load
-from ostinato.optimizer import learning_rate, optimizer_for
+from ostinato.optimizer import learning_rate, optimizers_for
 from ostinato.order import make_loader, sample_order, seed_of
 from ostinato.patterns import make_pattern
 from ostinato.plan import step_flops
@@ -111,13 +112,46 @@ def test_batches_of_clips_of_any_lengths(name, K):
 
 def test_decay_is_for_matrices():
     lm = MusicLM(LMConfig(**SMALL))
-    decayed, plain = optimizer_for(lm, Optimisation(weight_decay=0.3)).param_groups
+    [adamw] = optimizers_for(lm, Optimisation(weight_decay=0.3))
+    decayed, plain = adamw.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
     names = {id(p): name for name, p in lm.named_parameters()}
     found = {names[id(p)] for p in plain["params"]}
     assert len(found) + len(decayed["params"]) == len(names)
     assert {name.rpartition(".")[2] for name in found} == {"bias", "weight", "dt_bias", "A_log", "D"}
     assert all("norm" in name for name in found if name.endswith("weight"))
+
+
+def test_muon_is_for_the_matrices_within_blocks():
+    lm = MusicLM(LMConfig(**SMALL))
+    muon, adamw = optimizers_for(lm, Optimisation(optimizer="muon", betas=(0.8, 0.9), weight_decay=0.3))
+    names = {id(p): name for name, p in lm.named_parameters()}
+    inner, rest = ({names[id(p)] for group in o.param_groups for p in group["params"]} for o in (muon, adamw))
+    assert inner | rest == set(names.values()) and not inner & rest
+    assert all(name.endswith(("proj.weight", "up.weight", "down.weight", "linear.weight")) for name in inner)
+    assert {name for name in rest if name.startswith(("embedding", "lm_head"))}
+    assert (muon.defaults["momentum"], muon.defaults["weight_decay"]) == (0.8, 0.3)
+
+
+def test_muon_resumes(stores, tmp_path):
+    train_ = {"optimizer": "muon", "steps": 6, "checkpoint_every": 3, "keep": 9, "betas": (0.9, 0.95)}
+    straight = train(lm_run(stores, tmp_path / "straight", train=train_))
+    shutil.copytree(tmp_path / "straight", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / straight.name)
+    assert_same_checkpoint(train(lm_run(stores, tmp_path / "run", train=train_)), straight)
+    with pytest.raises(UserError, match=r"train.optimizer: muon → adamw"):
+        train(lm_run(stores, tmp_path / "run", train=train_ | {"optimizer": "adamw"}))
+
+
+def test_a_decoder_alone_is_trained(stores, tmp_path):
+    """The codes stay, bit for bit; what they sound like does not."""
+    first = train(codec_run(stores, tmp_path / "whole"))
+    run = dataclasses.replace(codec_run(stores, tmp_path / "decoder"), init=str(first), decoder_only=True)
+    was, now = load_codec(first), load_codec(train(run))
+    audio = torch.from_numpy(melody(1, (0, 5, 9), seed=4)).float()[None, None]
+    codes = was.encode(audio)
+    assert fingerprint(was) == fingerprint(now) and torch.equal(codes, now.encode(audio))
+    assert (was.decode(codes) - now.decode(codes)).abs().max() > 1e-4
 
 
 def test_crops_and_captions(stores):

@@ -24,7 +24,7 @@ from ostinato.folder import flush
 
 FORMAT = 2  # 1 had no record of files
 # Keys that cannot change between two sessions of one run. Dropout and chunk shape no weight.
-FIXED = re.compile(r"task|text|lora|model\.(?!(dropout|chunk)$).*")
+FIXED = re.compile(r"task|text|lora|train\.optimizer|model\.(?!(dropout|chunk)$).*")
 
 
 def checkpoints(output: Path) -> list[Path]:

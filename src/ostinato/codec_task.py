@@ -70,6 +70,9 @@ class CodecTask:
         self.data = Segments(train, round(run.clip_seconds * run.model.sample_rate))
         self.held_out = store.split("validation")
         codec = PocketCodec(run.model).to(device)
+        if run.decoder_only:
+            for part in (codec.analyse, codec.encoder, codec.quantiser):
+                part.requires_grad_(False)
         self.codec, self.score = codec, f"mel_{run.model.num_codebooks}"  # low is good
         self.modules: dict[str, nn.Module] = {"codec": codec, "discriminator": Discriminator().to(device)}
         self.loss = SpectralLoss(run.model.sample_rate).to(device)

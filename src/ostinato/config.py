@@ -23,6 +23,7 @@ class Optimisation:
     """The paper's optimiser and schedule (section IV-A) are the defaults; `batch` is clips per process."""
 
     steps: int = 100_000
+    optimizer: str = "adamw"  # or muon: Muon for the matrices within blocks, with betas[0] as momentum
     batch: int = 4
     accumulation: int = 32
     learning_rate: float = 1e-4
@@ -83,6 +84,7 @@ class CodecRun:
     matching_weight: float = 2.0
     adversary_from: int = 1000  # step at which the discriminator begins
     adversary_seconds: float = 0.4  # crop that the discriminator hears
+    decoder_only: bool = False  # the codes stay what they are, so that language models on them stay good
     train: Optimisation = field(default_factory=Optimisation)
 
 
@@ -208,6 +210,8 @@ def check_training(hyper: Optimisation) -> None:
         all(0 <= beta < 1 for beta in hyper.betas),
         f"train.betas must each be at least 0 and under 1, got {list(hyper.betas)}",
     )
+    check(hyper.optimizer in ("adamw", "muon"), f"train.optimizer must be adamw or muon, got {hyper.optimizer!r}")
+    check(not (hyper.shard and hyper.optimizer == "muon"), "train.shard goes with adamw only: set train.optimizer=adamw")
     check(0 <= hyper.ema < 1, f"train.ema must be at least 0 and under 1, got {hyper.ema}")
     check(0 <= hyper.seed < 2**31, f"train.seed must be from 0 to {2**31 - 1}, got {hyper.seed}")
     check(

@@ -128,6 +128,8 @@ class LMTask:
             self.seen[caption] = self.text([caption])[0][0].half().cpu()
         rows = [self.seen[caption].float() for caption in captions]
         text = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+        if self.run.train.compile:  # few lengths, for each is compiled anew
+            text = F.pad(text, (0, 0, 0, -text.shape[1] % 64))
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return text, torch.arange(text.shape[1], device=self.device) < lengths[:, None]
 

@@ -1,6 +1,7 @@
 """The optimiser: its schedule, its groups, its state; and gradients that several processes hold."""
 
 import math
+import re
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,8 @@ from torch.distributed.tensor import DTensor
 
 from ostinato.config import Optimisation
 from ostinato.processes import like
+
+ENDS = re.compile(r"(^|\.)(embedding|lm_head)\.")  # tables and heads, which Muon is not for
 
 
 def learning_rate(step: int, hyper: Optimisation) -> float:
@@ -19,19 +22,31 @@ def learning_rate(step: int, hyper: Optimisation) -> float:
     return low + (hyper.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def optimizer_for(module: nn.Module, hyper: Optimisation) -> torch.optim.AdamW:
-    """AdamW, fused on a GPU; vectors and scalars (norms, biases, A_log, D) are not decayed."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+def optimizers_for(module: nn.Module, hyper: Optimisation) -> list[torch.optim.Optimizer]:
+    """AdamW, fused on a GPU; vectors and scalars (norms, biases, A_log, D) are not decayed.
+
+    With `hyper.optimizer` muon, Muon (K. Jordan 2024; arXiv 2502.16982 for the rate that suits AdamW's) takes the
+    matrices of linear layers, AdamW what is left: embeddings and heads, convolutions, vectors.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    inner: list[Tensor] = []
+    if hyper.optimizer == "muon":
+        inner = [p for name, p in trained.items() if p.ndim == 2 and not ENDS.search(name)]
+    rest = [p for p in trained.values() if all(p is not q for q in inner)]
+    matrices, vectors = [p for p in rest if p.ndim >= 2], [p for p in rest if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": hyper.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    fused = all(p.is_cuda for p in trained)
-    return torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=hyper.betas, fused=fused)
+    fused = all(p.is_cuda for p in rest)
+    adamw = torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=hyper.betas, fused=fused)
+    if not inner:
+        return [adamw]
+    rates = {"lr": hyper.learning_rate, "weight_decay": hyper.weight_decay, "momentum": hyper.betas[0]}
+    return [torch.optim.Muon(inner, **rates, adjust_lr_fn="match_rms_adamw"), adamw]
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load a state dict of whole tensors, each sharded as its parameter is; betas and decay stay this run's own."""
     for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        saved.update({key: group[key] for key in ("betas", "weight_decay", "fused")})
+        saved.update({key: group[key] for key in ("betas", "momentum", "weight_decay", "fused") if key in group})
     optimizer.load_state_dict(state)
     for p, entries in optimizer.state.items():
         for name, value in entries.items():

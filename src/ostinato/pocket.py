@@ -116,7 +116,7 @@ class ResidualVQ(nn.Module):
             step = self.out[k](unit[0] + (unit[1] - unit[0]).detach())
             latent = latent + live[:, None, None] * step
             residual = residual - step
-            if self.training:
+            if self.training and self.codebook.requires_grad:
                 self.revive(k, index, unit[0].detach())
             codes.append(index)
         return Quantised(latent, torch.stack(codes, 1), codebook_loss, commitment_loss)

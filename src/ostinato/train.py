@@ -35,7 +35,7 @@ from ostinato.checkpoint import checkpoints
 from ostinato.config import CodecRun, LMRun, Optimisation
 from ostinato.errors import UserError, nearest
 from ostinato.folder import write_atomic
-from ostinato.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizer_for
+from ostinato.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
 from ostinato.order import make_loader, sample_order, seed_of
 from ostinato.plan import peak_flops
 from ostinato.processes import launched, make_accelerator, shard, whole, without_sync
@@ -112,13 +112,16 @@ class Loop:
         else:
             for name, module in task.modules.items():
                 if self.hyper.compile:
-                    module.compile()
+                    for part in getattr(module, "layers", [module]):  # alike: compiled once
+                        part.compile(dynamic=False)
                 task.modules[name] = accelerator.prepare(module)
-        self.optimizers = {name: optimizer_for(module, self.hyper) for name, module in task.modules.items()}
+        self.optimizers = {name: optimizers_for(module, self.hyper) for name, module in task.modules.items()}
         self.average = Average(self.main(), self.hyper.ema) if self.hyper.ema else None
         if states:
-            for name, optimizer in self.optimizers.items():
-                load_state(optimizer, states[name])
+            for name, several in self.optimizers.items():
+                saved = states[name] if isinstance(states[name], list) else [states[name]]  # one, before there was Muon
+                for optimizer, state in zip(several, saved, strict=True):
+                    load_state(optimizer, state)
             if self.average and "average" in states:
                 self.average.load(states["average"])
 
@@ -248,10 +251,11 @@ class Loop:
         if bad:
             self.diverged(self.step, bad[0], found)
         for name in norms:
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = rate
-            self.optimizers[name].step()
-            self.optimizers[name].zero_grad(set_to_none=True)
+            for optimizer in self.optimizers[name]:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.average:
             self.average.update(self.main(), self.step)
@@ -324,7 +328,9 @@ class Loop:
     def states(self) -> dict[str, Any]:
         """All that a checkpoint holds, whole; every process has to call it."""
         modules = {name: self.accelerator.unwrap_model(m).state_dict() for name, m in self.task.modules.items()}
-        states = {"modules": modules, "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}}
+        states = {"modules": modules, "optimizers": {}}
+        for name, several in self.optimizers.items():
+            states["optimizers"][name] = [optimizer.state_dict() for optimizer in several]
         if self.average:
             states["average"] = self.average.weights
         return whole(states) if self.sharded else states
