@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ostinato.errors import UserError
@@ -263,7 +262,8 @@ def write_whole(out: Path, lm: MusicLM, about: dict) -> None:
         partial.mkdir(parents=True)
         save_lm(partial, lm, about)
         os.replace(partial, whole)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{out} cannot be written ({error}); name a folder on a disk with room") from error
+    except (OSError, UserError) as error:
+        reason = error.__cause__ or error
+        raise UserError(f"{out} cannot be written ({reason}); name a folder on a disk with room") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
