@@ -32,6 +32,9 @@ def kaldi_mel_banks(bands: int, n_fft: int, sample_rate: int, low: float, high: 
 class LogMel(nn.Module):
     """The front end of PaSST and of EfficientAT: [b, samples] at 32 kHz -> [b, 128, samples / 320], about -1 to 1."""
 
+    hann: Tensor
+    banks: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("hann", torch.hann_window(800, periodic=False), persistent=False)

@@ -4,6 +4,7 @@ so that an original implementation on its own old stack and the port here can be
 import numpy as np
 
 SAMPLED = 64  # values of each layer that a fixture keeps
+LONGEST = 4194301  # numbers drawn for one array, a prime; a longer array repeats them
 
 
 def audio(samples: int, sample_rate: int, seed: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def weights(shapes: dict, seed: int) -> dict:
     """An array for each name, in any order: He-scaled matrices, norms near 1, small biases and positions."""
     rng, made = np.random.RandomState(seed), {}
     for name, shape in sorted(shapes.items()):
-        x = np.sqrt(12) * (rng.random_sample(shape) - 0.5)  # unit variance, and quick for millions
+        x = np.sqrt(12) * (rng.random_sample(min(int(np.prod(shape)), LONGEST)) - 0.5)  # unit variance
         if name.endswith("running_var"):
             x = 0.5 + x**2
         elif len(shape) > 1 and not name.endswith(("embed", "token", "table")):
@@ -31,7 +32,7 @@ def weights(shapes: dict, seed: int) -> dict:
             x = 1 + 0.1 * x
         else:
             x *= 0.1
-        made[name] = np.asarray(x, np.int64 if name.endswith("num_batches_tracked") else np.float32)
+        made[name] = np.resize(x.astype(np.int64 if name.endswith("num_batches_tracked") else np.float32), shape)
     return made
 
 
