@@ -12,6 +12,7 @@ from transformers.audio_utils import mel_filter_bank
 
 import ostinato
 from ostinato.data import open_store
+from ostinato.metrics import frechet_distance, moments
 from ostinato.spectral import stft
 from ostinato.store import spread
 
@@ -24,10 +25,9 @@ def features(audio: torch.Tensor, rate: int) -> torch.Tensor:
 
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Squared Frechet distance between Gaussians fitted to rows of a and b."""
-    (ma, mb), (ca, cb) = (a.mean(0), b.mean(0)), (a.T.cov(), b.T.cov())
-    roots = torch.linalg.eigvals(ca @ cb).real.clamp(min=0).sqrt().sum()
-    return float((ma - mb).square().sum() + ca.trace() + cb.trace() - 2 * roots)
+    """Between Gaussians fitted to the rows of a and b."""
+    one, other = moments([a.numpy()]), moments([b.numpy()])
+    return frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
 
 
 model, store = ostinato.load(sys.argv[1]), open_store(sys.argv[2]).split("validation")
