@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 Model = Annotated[
-    str | None, typer.Option(help="A model folder, a run's folder, or a hub id; default: the pocket pack.")
+    str | None, typer.Option(help="A model folder, a run's folder, a hub id; pocket, the default: the pack.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
@@ -293,7 +293,7 @@ def teller(bars: Progress) -> Callable[[str, int, int], None]:
 @app.command()
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A model folder, a run's folder, or a hub id; default: the pocket pack.")
+        str | None, typer.Argument(help="A model folder, a run's folder, a hub id; pocket, the default: the pack.")
     ] = None,
 ) -> None:
     """Say what a checkpoint is."""

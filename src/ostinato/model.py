@@ -209,11 +209,11 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
 
 
 def resolve(name: str | Path | None) -> Path:
-    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded), or None for the shipped pack.
+    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded); None or "pocket": the shipped pack.
 
     Raises UserError when there is no such thing or the hub cannot be reached.
     """
-    if name is None:
+    if name is None or (str(name) == "pocket" and not Path(name).is_dir()):
         if not (PACK / "config.json").is_file():
             raise UserError("this installation has no pocket pack; name a model folder or a hub id with --model")
         return PACK

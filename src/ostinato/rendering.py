@@ -29,8 +29,6 @@ MUSICGEN_TYPES = ("musicgen",)
 
 def load_target(target: str, device: str) -> Ostinato | MusicGen:
     """A model by "pocket", folder, run folder or hub id; MusicGen's by hub id or folder. Errors: `load`."""
-    if target == "pocket":
-        return load(None, device)
     folder = resolve(target)
     if read_config(folder).get("model_type") in MUSICGEN_TYPES:
         return MusicGen(folder, device)
@@ -129,7 +127,7 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
     """What a model is, for results.json and the papers' tables."""
     if isinstance(model, MusicGen):
         return {"source": target, "variant": "musicgen", "parameters": model.parameters}
-    folder = resolve(None if target == "pocket" else target)
+    folder = resolve(target)
     config = model.lm.config
     weights = folder / "model.safetensors"
     return {

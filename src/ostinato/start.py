@@ -9,13 +9,12 @@ from ostinato.errors import UserError
 from ostinato.folder import read_config
 from ostinato.model import PACK, lm_config, resolve
 
-PACK_NAME = "pocket"
 FREE = ("dropout", "chunk")  # keys of the model section that no weight depends on
 
 
 def start_folder(init: str, task: str) -> Path:
     """The folder of `init`'s language model (task lm) or codec (task codec). Raises UserError where there is none."""
-    folder = resolve(None if init == PACK_NAME and not Path(init).is_dir() else init)
+    folder = resolve(init)
     config = read_config(folder)
     if task == "lm" or config.get("model_type") == "pocket":
         return folder
@@ -43,7 +42,7 @@ def like_model(values: dict, task: str) -> dict:
         return values | {"model": same(values, read_config(folder)["codec"], "model", folder)}
     sizes, config = lm_config(folder)
     codec = str(folder / config["codec"]) if (folder / config["codec"]).is_dir() else config["codec"]
-    codec = PACK_NAME if folder == PACK else codec  # a short name outlives an installation
+    codec = "pocket" if folder == PACK else codec  # a short name outlives an installation
     model = same(values, dataclasses.asdict(sizes), "model", folder)
     text = same(values, {"text": config["text"]}, "", folder)
     return {"codec": codec} | values | {"model": model} | text
