@@ -1,7 +1,7 @@
 """Write a model folder in half precision: python recipes/pocket/half.py FOLDER OUT [CODEC]
 
-FOLDER is a pocket codec, or a language model with one. The codec is halved before the corpus is encoded with it, so that
-the codes it gives are those the language model was trained on. CODEC: another one of the same codes, whose decoder was
+FOLDER is a pocket codec, or a language model with one. The codec is halved before the corpus is encoded with it, so
+that the codes it gives are those the language model was trained on. CODEC: another of the same codes, whose decoder was
 trained further, to put in its place.
 """
 

@@ -209,7 +209,7 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
 
 
 def resolve(name: str | Path | None) -> Path:
-    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded); None or "pocket": the shipped pack.
+    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded); None or "pocket": the pack.
 
     Raises UserError when there is no such thing or the hub cannot be reached.
     """
