@@ -1,44 +1,56 @@
-"""Which sampling settings play best: python recipes/pocket/settings.py MODEL STORE
+"""Which sampling settings play best: python recipes/pocket/settings.py MODEL STORE [LISTENER]
 
-For 48 held-out captions, the Frechet distance between log-mel frames (40 bands, and their change over 64 ms) of
-what is generated and of the real clips through the same codec. A proxy for development: low means that loudness, timbre
-and movement are distributed as in real music; it cannot hear melody.
+For 48 held-out captions, the Frechet distance between what is generated and the real clips through the same codec, of
+log-mel frames (40 bands, and their change over 64 ms), and of the embeddings of LISTENER (`ostinato evaluate --help`
+names them) where one is given. Proxies for development: low means that loudness, timbre and movement are distributed as
+in real music; they hardly hear melody.
 """
 
 import sys
 
+import numpy as np
+import soxr
 import torch
 from transformers.audio_utils import mel_filter_bank
 
 import ostinato
 from ostinato.data import open_store
+from ostinato.listeners import load_listener
 from ostinato.metrics import frechet_distance, moments
 from ostinato.spectral import stft
 from ostinato.store import spread
 
+TRIED = [(1, 1.2, 250), (2, 1.0, 250), (3, 1.2, 250), (3, 1.0, 250), (3, 1.0, 100), (3, 0.9, 250), (5, 1.1, 250)]
 
-def features(audio: torch.Tensor, rate: int) -> torch.Tensor:
-    """audio [b, 1, samples] -> [frames of all clips, 80]."""
+
+def mel_frames(audio: torch.Tensor, rate: int) -> np.ndarray:
+    """audio [1, samples] -> [frames, 80]."""
     bank = torch.tensor(mel_filter_bank(1025, 40, 0, rate / 2, rate, mel_scale="slaney"), dtype=torch.float32)
-    mel = (bank.T @ stft(audio, 2048).abs()).clamp(min=1e-3).log10()
-    return torch.cat([mel[..., 4:], mel[..., 4:] - mel[..., :-4]], 1).transpose(1, 2).flatten(0, 1).double()
+    mel = (bank.T @ stft(audio[None], 2048)[0].abs()).clamp(min=1e-3).log10()
+    return torch.cat([mel[:, 4:], mel[:, 4:] - mel[:, :-4]]).T.numpy()
 
 
-def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Between Gaussians fitted to the rows of a and b."""
-    one, other = moments([a.numpy()]), moments([b.numpy()])
-    return frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+def heard(audio: torch.Tensor, rate: int) -> np.ndarray:
+    """audio [1, samples] -> the listener's windows [n, d]."""
+    at = soxr.resample(audio[0].numpy(), rate, listener.sample_rate).astype(np.float32)
+    return listener.embed(torch.from_numpy(at)).numpy()
+
+
+def distance(clips: list[torch.Tensor], others: list[torch.Tensor], features) -> float:  # type: ignore[no-untyped-def]
+    a, b = (moments([features(clip, rate) for clip in group]) for group in (clips, others))
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
 model, store = ostinato.load(sys.argv[1]), open_store(sys.argv[2]).split("validation")
+listener = load_listener(sys.argv[3]) if len(sys.argv) > 3 else None
+kinds = [mel_frames, heard] if listener else [mel_frames]
 rate, frames = model.codec.sample_rate, model.frame_count(5)
 chosen = [i for i in spread(len(store), 48) if store.codes(i).shape[1] >= frames]
-real = torch.cat([features(model.codec.decode(store.codes(i)[None, :, :frames]), rate) for i in chosen])
-halves = frechet(real[: len(real) // 2], real[len(real) // 2 :])
-print(f"{len(chosen)} clips; one half of the real ones against the other: {halves:.2f}")
-for guidance in (1.0, 3.0):
-    for temperature, top_k in ((0.8, 250), (0.9, 250), (1.0, 250), (1.0, 50), (1.2, 250)):
-        settings = ostinato.Sampling(guidance, temperature, top_k)
-        clips = model.generate([store.captions(i)[0] for i in chosen], 5, 0, settings)
-        made = torch.cat([features(clip.audio[None], rate) for clip in clips])
-        print(f"guidance {guidance} temperature {temperature} top-k {top_k}: {frechet(made, real):.2f}", flush=True)
+real = [model.codec.decode(store.codes(i)[None, :, :frames])[0] for i in chosen]
+halves = " ".join(f"{distance(real[::2], real[1::2], features):.2f}" for features in kinds)
+print(f"{len(chosen)} clips; one half of the real ones against the other: {halves}")
+for guidance, temperature, top_k in TRIED:
+    settings = ostinato.Sampling(guidance, temperature, top_k)
+    clips = model.generate([store.captions(i)[0] for i in chosen], 5, 0, settings)
+    found = " ".join(f"{distance([clip.audio for clip in clips], real, features):.2f}" for features in kinds)
+    print(f"guidance {guidance} temperature {temperature} top-k {top_k}: {found}", flush=True)
