@@ -13,6 +13,8 @@ kinds (linear discriminant analysis, the covariance shrunk by 0.3 to its diagona
   of each piece, by the `kind` of its captions.jsonl; the same judge on real clips of the test split is the ceiling.
 Chance is 10 %. Intervals are Wilson's, 95 %, with the sentence's five kin taken for independent.
 
+`--picture FILE` draws a generated clip of each kind (left) beside a real one of the test split (right).
+
 Clips and their descriptors are kept in `--output`: the same command again makes only what is missing.
 """
 
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import track
 
 import ostinato
@@ -33,6 +36,7 @@ from ostinato.audio import read_audio
 from ostinato.descriptors import describe
 from ostinato.faults import count_faults
 from ostinato.listeners import Listener, load_listener
+from ostinato.spectrogram import spectrogram
 
 PROMPTS = {
     "solo piano": (
@@ -202,6 +206,19 @@ def confusion(truth: np.ndarray, told: np.ndarray, title: str) -> str:
     return "\n".join(lines)
 
 
+def draw(clips: list, real: list, seconds: float, path: Path) -> None:
+    """Two kinds a row: generated, real, generated, real."""
+    size, tiles = round(seconds * RATE), []
+    for kind in KINDS:
+        made = read_audio(next(c[0] for c in clips if c[1] == kind), RATE)[:, :size]
+        file, start = next((r[0], r[1]) for r in real if r[2] == kind)
+        pair = [spectrogram(audio, RATE)[:, ::3] for audio in (made, read_audio(file, RATE)[:, start : start + size])]
+        width = min(picture.shape[1] for picture in pair)
+        tiles.append(np.concatenate([np.pad(picture[:, :width], ((4, 4), (3, 3), (0, 0))) for picture in pair], 1))
+    rows = [np.concatenate(tiles[i : i + 2], 1) for i in range(0, len(tiles), 2)]
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="default: the pocket pack")
@@ -210,6 +227,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="clips of each sentence")
     parser.add_argument("--listener", help="efficientat:FILE, jamendo:FILE, or openl3, passt, vggish, clap")
     parser.add_argument("--real", type=Path, help="the folder that recipes/pocket/corpus.py wrote")
+    parser.add_argument("--picture", type=Path, help="with --real: mel spectrograms, a PNG")
     parser.add_argument("--real-clips", type=int, default=40, help="of a kind and split, at most")
     args = parser.parse_args()
     clips = generate(args.output, args.model, args.seconds, args.seeds)
@@ -251,6 +269,8 @@ def main() -> None:
             )
         )
         print(confusion(truth, judge(z[~held], kinds[~held], y), "Generated clips, judged by real training clips"))
+        if args.picture:
+            draw(clips, [r for r in real if r[3] == "test"], args.seconds, args.picture)
     found = count_faults([path for path, _, _ in clips], RATE)
     print(f"\nFaults of {found.clips} clips: " + ", ".join(f"{name} {n}" for name, n in found.counts.items()))
 
