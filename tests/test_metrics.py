@@ -116,6 +116,22 @@ def test_clap_score_is_the_cosine():
     assert metrics.clap_score(np.zeros(512), text) == 0
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.integers(1, 9))
+def test_the_interval_of_a_mean_stays_among_its_values(values, replicates):
+    score = metrics.average(values, replicates + 1)
+    assert min(values) - 1e-9 <= score.low <= score.high <= max(values) + 1e-9 and score.shift == 0
+
+
+def test_two_channels_of_the_same_double_the_distance():
+    """As stable-audio-metrics has mono clips with channels=2: the embedding beside itself."""
+    a, b = cloud(60, 8, 1), cloud(50, 8, 2)
+    one, two = (
+        metrics.frechet(clips_of(np.tile(a, n)), metrics.moments(clips_of(np.tile(b, n))), replicates=0).value
+        for n in (1, 2)
+    )
+    assert two == pytest.approx(2 * one, rel=1e-9)
+
+
 def test_one_good_clip_over_and_over_is_not_diverse():
     rng = np.random.default_rng(0)
     varied = [rng.standard_normal((3, 16)) + 5 for _ in range(12)]

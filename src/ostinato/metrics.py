@@ -4,8 +4,8 @@ A clip is float [windows, d], what a listener (see `ostinato.listeners`) heard i
 again where needed, so that one that loads from disk keeps memory flat however many clips there are.
 
 Every interval is a bootstrap over clips of the evaluated set, the reference held fixed: the middle 95 % of the
-replicates, moved so that their mean lies on the value itself. Replicates repeat clips, which alone raises a distance
-and lowers a diversity (`Score.shift`); left in, it would push the interval off the number it is to bound.
+replicates. Replicates repeat clips, which alone raises a distance and lowers a diversity (`Score.shift`); left in, it
+would push the interval off the number it is to bound, so these are moved until the replicates' mean lies on the value.
 """
 
 import warnings
@@ -25,8 +25,8 @@ Clips = Sequence[np.ndarray]
 
 @dataclass
 class Score:
-    """A number, the interval around it (None where one clip tells nothing of the spread), the clips it is over, and by
-    how much the bootstrap's mean lies above it."""
+    """A number, the interval around it (None where one clip tells nothing of the spread), the clips it is over, and how
+    far down the interval was moved: by as much as the replicates' mean lies above the value."""
 
     value: float
     low: float | None
@@ -85,7 +85,7 @@ def _frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nd
     # With C = A A', tr (C1 C2)^(1/2) is the sum of the singular values of A1' A2: no root of a product that rounding
     # has made indefinite, where scipy.linalg.sqrtm turns complex.
     root = np.linalg.svd(_factor(cov1).T @ factor2, compute_uv=False).sum()
-    return float(np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * root)
+    return max(0.0, float(np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * root))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -261,12 +261,14 @@ def clap_score(audio: np.ndarray, text: np.ndarray) -> float:
 
 
 def average(values: Sequence[float], replicates: int = REPLICATES, seed: int = 0) -> Score:
-    """Mean of one number a clip (KL, CLAP score, tag agreement). Raises ValueError for none."""
+    """Mean of one number a clip (KL, CLAP score, tag agreement). Raises ValueError for none.
+
+    Replicates of a mean lie around it of themselves: the interval is not moved, and stays among the values."""
     if not len(values):
         raise ValueError("no clips")
     x = np.asarray(values, np.float64)
     drawn = resample(len(x), replicates, seed) @ x / len(x)
-    return _score(float(x.mean()), list(drawn), len(x))
+    return _score(float(x.mean()), list(drawn), len(x), moved=False)
 
 
 def vendi(clips: Clips, centre: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Score:
@@ -314,9 +316,9 @@ def resample(n: int, replicates: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), replicates).astype(np.float64)
 
 
-def _score(value: float, drawn: Sequence[float], n: int, notes: list[str] | None = None) -> Score:
+def _score(value: float, drawn: Sequence[float], n: int, notes: list[str] | None = None, moved: bool = True) -> Score:
     if n < 2 or len(drawn) < 2:
         return Score(float(value), None, None, n, notes=notes or [])
     low, high = np.quantile(drawn, (0.025, 0.975))
-    shift = float(np.mean(drawn)) - value
+    shift = float(np.mean(drawn)) - value if moved else 0.0
     return Score(float(value), float(low) - shift, float(high) - shift, n, shift, notes or [])
