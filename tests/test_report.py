@@ -10,6 +10,7 @@ from ostinato.evaluate import evaluate
 from ostinato.papers import TABLE_1, TABLE_2, TABLE_4
 from ostinato.prompts import load_prompts
 from ostinato.report import report
+from ostinato.results import key_of
 from ostinato.tables import STAND_INS
 
 
@@ -17,8 +18,9 @@ def score(value):
     return {"value": value, "low": value - 1, "high": value + 1, "n": 200, "shift": 0.0, "notes": []}
 
 
-def row(name, variant, codebooks, scores, blocks=24, step=20_000, kind="model"):
+def row(name, variant, codebooks, scores, blocks=24, step=20_000, kind="model", run="run"):
     about = {"variant": variant, "codebooks": codebooks, "blocks": blocks, "step": step, "parameters": 281_000_000}
+    about["source"] = f"{run}/step-{step:07d}"
     scores = {column: score(value) for column, value in scores.items()}
     return {"name": name, "kind": kind, "clips": 200, "lost": {}, "notes": [], "about": about, "folder": None} | {
         "scores": scores
@@ -47,6 +49,7 @@ def test_the_papers_numbers_stand_beside_ours_and_never_beside_a_stand_ins(tmp_p
         row("b", "prefix-simba", 1, {"fd/openl3": 55.25}, step=90_000),
         row("c", "cross-transformer", 1, {"fd/efficientat": 31.5}),
         row("d", "prefix-simba", 9, real, blocks=12, step=100_000),
+        row("f", "prefix-simba", 1, {"fd/openl3": 99.25}, run="another"),
     ]
     long = written(tmp_path / "long", [row("e", "prefix-simba", 9, {"fd/openl3": 77.75}, step=100_000)], 25)
     files = report([written(tmp_path / "ten", rows), long], [], tmp_path / "out")
@@ -64,6 +67,7 @@ def test_the_papers_numbers_stand_beside_ours_and_never_beside_a_stand_ins(tmp_p
         "Prefix SiMBA (ours: a)", "281.0 M; paper: 281 M", "20000",
         "101.5 [100.5, 102.5]", "102.7248", "1.625 [0.625, 2.625]", "1.5106", "0.175 [-0.825, 1.175]", "0.1776",
     ]  # fmt: skip
+    assert "Prefix SiMBA (ours: f)" in first and "99.25" in first and "(ours: b)" not in first
     (second,) = (body for body in tables if "Official MusicGen-small" in body)
     (line,) = (line for line in second.splitlines() if "all codebooks (ours: d, e)" in line)
     assert "77.75" in line and "107.2963" in line and "98.6492" in line
@@ -73,12 +77,21 @@ def test_the_papers_numbers_stand_beside_ours_and_never_beside_a_stand_ins(tmp_p
     assert "Not drawn" in text and "Figure 1" in text
 
 
+def test_only_the_small_musicgen_is_the_papers():
+    def place(parameters):
+        about = {"variant": "musicgen", "parameters": parameters}
+        return key_of({"name": "baseline", "kind": "model", "about": about})
+
+    assert place(420_000_000) == "musicgen-small" and place(1_800_000_000) == ""
+
+
 def test_the_figures_are_drawn_from_what_was_evaluated(world, tmp_path, capfd):  # noqa: F811
     prompts = load_prompts(str(world / "prompts.csv"))
     asked = settings(world, codec=str(world / "model" / "codec"), codebooks=(1, 3), metrics=("fd",))
     evaluate([f"prefix-simba-9={world / 'model'}"], prompts, world / "real", tmp_path / "eval", asked)
     log = [{"step": s, "kind": "validation", "loss": 5 - s / 100} for s in (100, 200)]
     (tmp_path / "run").mkdir()
+    (world / "real" / "tune3.json").write_text("{}")  # a caption, as it may stand beside a clip
     (tmp_path / "run" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     ostinato("report", tmp_path / "eval", "--run", tmp_path / "run", "--prompt", "tune3", "-o", tmp_path / "out")
     printed = capfd.readouterr().out.split()

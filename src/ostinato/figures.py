@@ -35,12 +35,12 @@ def losses_figure(losses: dict[str, list[dict]]) -> Any:
 
 
 def steps_figure(rows: Sequence[Measured]) -> Any:
-    """A panel a metric, a line a model, over the steps that were evaluated; stand-ins where there is nothing else."""
+    """A panel a metric, a line a run, over the steps that were evaluated; stand-ins where there is nothing else."""
     curves: dict[str, list[Measured]] = {}
     for m in rows:
         if m.step is not None:
             size = f"{m.row['about']['parameters'] / 1e6:.4g} M"
-            curves.setdefault(f"{m.key}, {size}, {m.seconds:g} s", []).append(m)
+            curves.setdefault(f"{m.run}: {m.key}, {size}, {m.seconds:g} s", []).append(m)
     curves = {name: sorted(points, key=lambda m: m.step or 0) for name, points in curves.items() if len(points) > 1}
     columns = figure_columns([m for points in curves.values() for m in points], ("fd", "kl", "clap", "fad", "tags"))
     if not columns:
@@ -97,16 +97,16 @@ def mel_figure(rows: Sequence[Measured], prompt: str | None) -> Any:
         for m in rows
         if m.row.get("folder") and m.row["kind"] != "codec"
     }
+    clips = {
+        name: {p.stem: p for p in sorted(folder.glob("*.*")) if p.suffix.lower() in AUDIO_SUFFIXES}
+        for name, folder in folders.items()
+    }
     if prompt is None:
-        stems = [
-            {p.stem for p in folder.glob("*.*") if p.suffix.lower() in AUDIO_SUFFIXES} for folder in folders.values()
-        ]
-        every = sorted(set().union(*stems))
-        prompt = max(every, key=lambda stem: sum(stem in have for have in stems), default=None)
+        every = sorted(set().union(*clips.values()))
+        prompt = max(every, key=lambda stem: sum(stem in have for have in clips.values()), default=None)
         if prompt is None:  # the evaluation was moved, and its clips were not
             return None
-    files = {name: next(iter(sorted(folder.glob(f"{prompt}.*"))), None) for name, folder in folders.items()}
-    found = {name: file for name, file in files.items() if file is not None}
+    found = {name: have[prompt] for name, have in clips.items() if prompt in have}
     if not found:
         raise UserError(f"no clip is named {prompt!r}: give the name of a prompt that was evaluated")
 

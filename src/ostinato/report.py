@@ -80,13 +80,13 @@ def blocks(measured: Measured) -> str:
 
 
 def near_step(rows: Sequence[Measured], step: int, place: Callable[[Measured], str]) -> list[tuple[str, Measured]]:
-    """Of each place in a table, and each length of clips, the checkpoint nearest to `step`, by place."""
-    best: dict[tuple[str, float], Measured] = {}
+    """Of each run, in its place in a table and for each length of clips, the checkpoint nearest to `step`, by place."""
+    best: dict[tuple[str, float, str], Measured] = {}
     for m in rows:
-        here = (place(m), m.seconds)
+        here = (place(m), m.seconds, m.run)
         if here not in best or abs((m.step or 0) - step) < abs((best[here].step or 0) - step):
             best[here] = m
-    return [(where, m) for (where, _), m in best.items()]
+    return [(where, m) for (where, _, _), m in best.items()]
 
 
 def table(title: str, rows: Sequence[tuple[str, Measured]], printed: Sequence[Printed]) -> str:
@@ -123,8 +123,8 @@ def beside(ours: Sequence[tuple[str, Measured]], printed: Sequence[Printed], col
             head += [f"paper: {heading(column)}, {seconds} s"] if printed else []
     for key in dict.fromkeys([*paper, *(key for key, _ in ours)]):
         mine, theirs = [m for k, m in ours if k == key], paper.get(key)
-        for step in dict.fromkeys([m.step for m in mine] or [None]):
-            same = {round(m.seconds): m.row for m in mine if m.step == step}
+        for run, step in dict.fromkeys([(m.run, m.step) for m in mine] or [("", None)]):
+            same = {round(m.seconds): m.row for m in mine if (m.run, m.step) == (run, step)}
             about: dict = next((row["about"] for row in same.values()), {})
             size = [f"{about['parameters'] / 1e6:.1f} M"] if about.get("parameters") else []
             size += [f"paper: {theirs.size}"] if theirs and theirs.size else []

@@ -12,6 +12,7 @@ from ostinato.lm import VARIANTS
 
 # The papers' metrics, with the listener each is on; a stand-in takes the place of one that was not used.
 PAPERS = {"fd": "openl3", "kl": "passt", "clap": "clap"}
+MUSICGEN_MEDIUM = 1e9  # parameters: small has 0.4 billion, the others 1.5 and more
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Measured:
     def step(self) -> int | None:
         return self.row["about"].get("step")
 
+    @property
+    def run(self) -> str:
+        """What was evaluated, at whatever step: the run that a checkpoint is of, a model, or the name of a folder."""
+        source = Path(self.row["about"].get("source") or self.row["name"])
+        return str(source.parent if source.name.startswith("step-") else source)
+
 
 def read_results(paths: Sequence[Path]) -> list[Measured]:
     """Rows of every results.json (or folder with one). Raises UserError for a missing or another file."""
@@ -38,7 +45,7 @@ def read_results(paths: Sequence[Path]) -> list[Measured]:
             proxies = frozenset(name for name, listener in results["listeners"].items() if listener["proxy"])
             for row in results["rows"]:
                 found.append(Measured(key_of(row), row, results["settings"]["seconds"], proxies))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is no evaluation ({error}): give what `ostinato evaluate` wrote") from error
     return found
 
@@ -54,7 +61,7 @@ def key_of(row: dict[str, Any]) -> str:
         if words in name:
             return words
     if about.get("variant") == "musicgen":
-        return "musicgen-small"
+        return "musicgen-small" if about["parameters"] < MUSICGEN_MEDIUM else ""
     if variant := about.get("variant"):
         return variant if about["codebooks"] == 1 else f"{variant}-9" if variant == "prefix-simba" else f"{variant}-all"
     return next((v for v in (*VARIANTS, "blocks-24", "blocks-12", "blocks-6") if name.startswith(v)), "")
