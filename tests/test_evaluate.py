@@ -100,6 +100,7 @@ def test_bad_clips_are_named_and_counted_and_the_rest_is_evaluated(world, tmp_pa
     prompts = load_prompts(str(world / "prompts.csv"))
     results = evaluate([str(clips)], prompts, world / "real", tmp_path / "out", settings(world))
     row = by_name(results)["clips"]
+    assert row["faults"]["clips"] == 2  # as every number of the row
     assert row["clips"] == 2 and all(score["n"] == 2 for score in row["scores"].values())
     assert {name: name in reason or "prompt" in reason for name, reason in row["lost"].items()} == dict.fromkeys(
         ("tune2", "tune3", "tune4", "tune5"), True
@@ -119,6 +120,17 @@ def test_pairs_that_do_not_match_are_told(world, tmp_path):
     row = by_name(evaluate([str(clips)], None, world / "real", tmp_path / "out", settings(world)))["clips"]
     assert row["scores"]["kl/efficientat"]["n"] == 1 and row["scores"]["fd/efficientat"]["n"] == 2
     assert "unknown" in " ".join(row["notes"])
+    # Where nothing matches, too; and nothing can be made of no recordings.
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    sf.write(strangers / "other.wav", melody(2), 16000)
+    prompts = load_prompts(str(world / "prompts.csv"))
+    rows = by_name(evaluate([str(world / "real")], prompts, strangers, tmp_path / "out", settings(world)))
+    assert list(rows) == ["real"] and "kl/efficientat" not in rows["real"]["scores"]
+    notes = " ".join(rows["real"]["notes"])
+    assert "6 clips have no recording" in notes and "6 of 6 clips are at 8000 Hz where most of the reference" in notes
+    with pytest.raises(UserError, match=r"'other'.*named after a prompt"):
+        evaluate([], prompts, strangers, tmp_path / "out", settings(world, codebooks=(1,)))
 
 
 def test_what_a_thief_plays_is_found_in_the_store(world, tmp_path):
@@ -177,6 +189,8 @@ def test_mistakes_are_told_in_one_line(world, tmp_path, told):  # noqa: F811
     ears = ("--listener", f"efficientat:{world / 'ears.pt'}")
     assert "empty has no audio files" in told("evaluate", tmp_path / "empty", *ears, *out)
     assert "--prompts" in told("evaluate", world / "model", *ears, *out)
+    assert "is no folder here" in told("evaluate", tmp_path / "nowhere", *ears, *out)
+    assert "windows of 10 s" in told("evaluate", world / "real", "--drift", "--seconds", 4, *ears, *out)
     assert "did you mean 'kad'" in told("evaluate", world / "real", "--metrics", "kda", *ears, *out)
     assert "did you mean 'clap'" in told("evaluate", world / "real", "--listener", "clop", *out)
     assert "1,9" in told("evaluate", world / "real", "--codebooks", "x", *ears, *out)

@@ -53,6 +53,8 @@ class Settings:
                 raise UserError(f"no listening network {spec!r}: {nearest(spec, list(LISTENERS))}")
         if not 0 < self.seconds < float("inf"):
             raise UserError(f"seconds must be above 0, got {self.seconds:g}")
+        if self.drift and self.seconds < DRIFT_SECONDS:
+            raise UserError(f"drift is by windows of {DRIFT_SECONDS:g} s: ask for more than {self.seconds:g} seconds")
         for key in ("batch", "replicates"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} must be 1 or more, got {getattr(self, key)}")
@@ -96,7 +98,8 @@ def evaluate(
         raise UserError(f"two rows have one name ({', '.join(n for n, _ in named)}): name them, as in mine=FOLDER")
     for _, target in named:
         if prompts is None and is_model(target):
-            raise UserError(f"{target} is no folder of audio but a model: say what it should play, with --prompts")
+            what = "a model" if target == "pocket" or Path(target).is_dir() else "no folder here (a model of the hub?)"
+            raise UserError(f"{target} is {what}: name a folder of clips, or give --prompts for a model to play")
     real = find_clips(reference, "reference") if reference else None
     # Whatever can fail is tried before hours of generation: weights that cannot be had, a store that does not fit.
     for spec in settings.listeners:
@@ -107,7 +110,7 @@ def evaluate(
     if not rows:
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference")
     for row in rows:
-        row.clips.notes += rate_notes(row.clips)
+        row.clips.notes += rate_notes(row.clips, real)
     # Clips of the store are heard along with the rows, and are none.
     shadows = [Row(clips) for clips in training.clips(output / "store", told)] if training else []
     heard = rows + shadows
@@ -115,7 +118,8 @@ def evaluate(
     for i, row in enumerate(rows):
         told("computing", i, len(rows))
         score_row(row, sessions, prompts, settings)
-        counted = count_faults(row.clips.files.values(), seconds=settings.seconds)
+        kept = [file for stem, file in row.clips.files.items() if stem not in row.clips.lost]
+        counted = count_faults(kept, seconds=settings.seconds)
         row.extras["faults"] = {"clips": counted.clips, **counted.counts}
     if training:
         remember(rows, training, shadows, sessions, told)
@@ -125,7 +129,7 @@ def evaluate(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
         "prompts": {"set": prompts.name, **prompts.about} if prompts else None,
-        "reference": {"folder": str(reference), "clips": len(real.files), "lost": real.lost} if real else None,
+        "reference": {"folder": str(reference), "clips": kept_of(real), "lost": real.lost} if real else None,
         "listeners": {s.name: {"weights": s.weights, "proxy": s.proxy, "window": s.window} for s in sessions},
         "rows": [written(row) for row in rows],
     }
@@ -182,12 +186,15 @@ def real_rows(
     files = real.files
     if prompts is not None:
         files = {p.name: real.files[stem] for p in prompts.prompts if (stem := paired(p, real))}
+        if settings.codebooks and not files:
+            raise UserError(
+                f"no recording of the reference (such as {next(iter(real.files))!r}) is named after a prompt of "
+                f"{prompts.name} (such as {prompts.prompts[0].name!r}): rename them, or leave --codebooks out"
+            )
     if files:
-        note = (
-            f"these {len(files)} clips are among the {len(real.files)} of the reference, which brings them nearer to it"
-        )
+        note = "these clips are among those of the reference, which brings them nearer to it"
         yield Row(ClipSet("real", dict(files), "real", notes=[note]))
-    if files and settings.codebooks:
+    if settings.codebooks:
         codec = load_codec(settings.codec, settings.device)
         label = Path(settings.codec).name
         for n in settings.codebooks:
@@ -257,8 +264,8 @@ def score_row(row: Row, sessions: list[Session], prompts: PromptSet | None, sett
         asked = session.metrics(settings.metrics, prompts)
         heard = row.heard_by_all(session.name)
         row.scores |= scores(asked, session, heard, settings.replicates, settings.seed)
-        alone = [stem for stem in heard if stem not in session.pairs]
-        if session.pairs and alone and {"kl", "tags"} & set(asked):
+        alone = [stem for stem in heard if stem not in (session.pairs or {})]
+        if session.pairs is not None and alone and {"kl", "tags"} & set(asked):
             note = f"{len(alone)} clips have no recording of their name (such as {alone[0]}): not in KL and tags shared"
             row.clips.notes += [] if note in row.clips.notes else [note]
         for i, part in enumerate(row.windows.get(session.name, [])):
@@ -282,13 +289,18 @@ def remember(rows: list[Row], training: Training, shadows: list[Row], sessions: 
         row.extras["memorisation"] = found
 
 
+def kept_of(clips: ClipSet) -> int:
+    """How many clips of a set its numbers are over."""
+    return sum(stem not in clips.lost for stem in clips.files)
+
+
 def written(row: Row) -> dict:
     """A row as results.json has it."""
     clips = row.clips
     return {
         "name": clips.name,
         "kind": clips.kind,
-        "clips": sum(stem not in clips.lost for stem in clips.files),
+        "clips": kept_of(clips),
         "lost": clips.lost,
         "notes": clips.notes,
         "about": clips.about,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,20 +140,26 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def rate_notes(clips: ClipSet) -> list[str]:
-    """A note where the clips have several sampling rates: all are resampled, and what a low one cut off stays off."""
-    rates: dict[int, list[Path]] = {}
-    for path in clips.files.values():
-        try:
-            rates.setdefault(sf.info(path).samplerate, []).append(path)
-        except (sf.LibsndfileError, OSError):
-            continue  # told when it is read
-    if len(rates) < 2:
+def rate_notes(clips: ClipSet, reference: ClipSet | None = None) -> list[str]:
+    """A note for every sampling rate of `clips` that is not the usual one of the reference (without one: of theirs):
+    all are resampled, and what a low one cut off stays off."""
+    rates, usual_of = rates_of(clips), rates_of(reference or clips)
+    if not usual_of:
         return []
-    usual = max(rates, key=lambda rate: len(rates[rate]))
+    usual = max(usual_of, key=lambda rate: len(usual_of[rate]))
+    most = "most of the reference is" if reference else "most are"
     return [
-        f"{len(paths)} of {len(clips.files)} clips are at {rate} Hz where most are at {usual} Hz (such as "
+        f"{len(paths)} of {len(clips.files)} clips are at {rate} Hz where {most} at {usual} Hz (such as "
         f"{paths[0].name}): resampled, but brightness differs"
         for rate, paths in sorted(rates.items())
         if rate != usual
     ]
+
+
+def rates_of(clips: ClipSet) -> dict[int, list[Path]]:
+    """The files that can be read, by sampling rate (Hz)."""
+    rates: dict[int, list[Path]] = {}
+    for path in clips.files.values():
+        with suppress(sf.LibsndfileError, OSError):  # told when it is read
+            rates.setdefault(sf.info(path).samplerate, []).append(path)
+    return rates

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +197,14 @@ def render_real(
     return clips
 
 
-def clip_codes(clips: ClipSet, codec: Codec, seconds: float, limit: int | None = None) -> dict[str, np.ndarray]:
-    """Codes int64 [K, T] of clips by stem: as they were generated, where they were, or by `codec` from the audio."""
+def clip_codes(clips: ClipSet, codec: Codec, seconds: float) -> dict[str, np.ndarray]:
+    """Codes int64 [K, T] of clips that are not lost, by stem: as they were generated, where they were, or by `codec`
+    from the audio."""
     found = {}
     device = next(codec.parameters()).device  # type: ignore[attr-defined]
-    for stem, path in islice(clips.files.items(), limit):
+    for stem, path in clips.files.items():
+        if stem in clips.lost:
+            continue
         kept = path.parent / "codes" / f"{stem}.npy"
         try:
             if kept.is_file():
