@@ -228,6 +228,23 @@ def test_a_store_that_goes_is_told_and_the_steps_are_saved(stores, tmp_path, mon
     assert_same_checkpoint(train(run), straight)
 
 
+def test_what_others_do_in_the_folder(stores, tmp_path, capsys):
+    """A checkpoint copied by another name is not gone on from, nor pruned; one that lost training.json is told, not
+    passed over in silence; lines of the log that a power cut tore are no obstacle."""
+    straight = train(lively(stores, tmp_path / "straight"))
+    output = tmp_path / "run"
+    train(lively(stores, output, steps=4))
+    copy = shutil.copytree(output / "step-0000004", output / "step-0000004 good")
+    shutil.copytree(straight, output / straight.name)
+    (output / straight.name / "training.json").unlink()
+    with open(output / "log.jsonl", "a") as log:
+        log.write('\0\0\0\n{"step": 3, "ki\n{"step": 4}')
+    again = train(lively(stores, output, keep=1))
+    assert f"{straight.name} is damaged (training.json" in " ".join(capsys.readouterr().err.split())
+    assert_same_checkpoint(again, straight)
+    assert copy.is_dir() and [line["step"] for line in log_of(output)] == list(range(1, 9))
+
+
 def test_what_has_changed_is_told_or_refused(stores, tmp_path, capsys):
     first = train(lm_run(stores, tmp_path / "run", train={"steps": 2}))
     moved = shutil.copytree(stores / "codes", tmp_path / "moved")
@@ -239,7 +256,7 @@ def test_what_has_changed_is_told_or_refused(stores, tmp_path, capsys):
     wanted = {"train.steps", "train.learning_rate", "train.betas", "model.dropout", "data", "prompts", "sample_seconds"}
     assert told == wanted and "train.steps: 2 → 3" in lines[[*map(lambda l: "train.steps" in l, lines)].index(True)]
     states = torch.load(last / "optimizers.pt", weights_only=True)
-    assert {group["betas"] for group in states["lm"]["param_groups"]} == {(0.5, 0.9)}  # the new ones are in force
+    assert {group["betas"] for group in states["lm"][0]["param_groups"]} == {(0.5, 0.9)}  # the new ones are in force
     train(lm_run(stores, tmp_path / "run", train={"steps": 1}))  # done long ago: also then
     assert "train.steps: 3 → 1" in capsys.readouterr().err
     refused = {

@@ -152,6 +152,28 @@ def test_a_decoder_alone_is_trained(stores, tmp_path):
     codes = was.encode(audio)
     assert fingerprint(was) == fingerprint(now) and torch.equal(codes, now.encode(audio))
     assert (was.decode(codes) - now.decode(codes)).abs().max() > 1e-4
+    for words, other in {
+        "True → False": run,
+        "say of which with --init": codec_run(stores, tmp_path / "no-init"),
+    }.items():
+        with pytest.raises(UserError, match=f"decoder_only.*{words}"):
+            train(dataclasses.replace(other, decoder_only=other is not run))
+
+
+def test_a_codec_stopped_within_a_step_is_not_saved(stores, tmp_path, monkeypatch):
+    """Its entries move as it listens: after the first of two micro-batches they are no longer those of a step."""
+    real, calls = CodecTask.backward, []
+
+    def failing(task, *arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise UserError("no clip any more")
+        return real(task, *arguments)
+
+    monkeypatch.setattr(CodecTask, "backward", failing)
+    with pytest.raises(UserError, match=r"no clip any more$"):
+        train(codec_run(stores, tmp_path, train={"accumulation": 2}))
+    assert not checkpoints(tmp_path)
 
 
 def test_crops_and_captions(stores):
@@ -270,6 +292,10 @@ def test_fresh_starts_over_and_old_checkpoints_go(stores, tmp_path):
     again = train(run, fresh=True)
     assert all(torch.equal(t, kept[name]) for name, t in load_file(again / "model.safetensors").items())
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5]  # the old curve is gone
+    for bad, words in ((str(again), "--fresh would delete"), ("", "no store at")):  # nothing is deleted for these
+        with pytest.raises(UserError, match=words):
+            train(dataclasses.replace(run, init=bad, data=run.data if bad else str(tmp_path / "absent")), fresh=True)
+    assert checkpoints(tmp_path)[-1] == again
 
 
 def test_what_does_not_fit_is_refused(stores, tmp_path):
@@ -550,7 +576,7 @@ def test_speeds_are_logged(stores, tmp_path, monkeypatch):
 
 
 def test_trackers_by_name(stores, tmp_path, monkeypatch):
-    monkeypatch.setattr("ostinato.train.get_available_trackers", list)
+    monkeypatch.setattr("ostinato.processes.get_available_trackers", list)
     for name, words in {"wanb": "did you mean 'wandb'", "wandb": "pip install wandb"}.items():
         with pytest.raises(UserError, match=words):
             train(lm_run(stores, tmp_path, train={"tracker": name}))

@@ -24,12 +24,20 @@ from ostinato.folder import flush
 
 FORMAT = 2  # 1 had no record of files
 # Keys that cannot change between two sessions of one run. Dropout and chunk shape no weight.
-FIXED = re.compile(r"task|text|lora|train\.optimizer|model\.(?!(dropout|chunk)$).*")
+FIXED = re.compile(r"task|text|lora|decoder_only|train\.optimizer|model\.(?!(dropout|chunk)$).*")
+
+
+NAME = re.compile(r"step-\d{7,}")  # a copy by another name is nobody's to prune
+
+
+def folders(output: Path) -> list[Path]:
+    """Folders of a run that are named as checkpoints, oldest first."""
+    return sorted(p for p in output.glob("step-*") if NAME.fullmatch(p.name) and p.is_dir())
 
 
 def checkpoints(output: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
-    return sorted(p for p in output.glob("step-*") if (p / "training.json").is_file())
+    return [p for p in folders(output) if (p / "training.json").is_file()]
 
 
 def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], object]) -> None:
@@ -47,7 +55,6 @@ def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], objec
         (temporary / "training.json").write_text(json.dumps({"format": FORMAT, **training, "files": files}, indent=2))
         for path in [*temporary.rglob("*"), temporary]:
             flush(path)
-        shutil.rmtree(folder, ignore_errors=True)  # one without training.json, which is no checkpoint
         os.replace(temporary, folder)
         flush(folder.parent)
     except (OSError, SafetensorError, RuntimeError, UserError) as error:  # torch.save tells of a full disk by the third
@@ -106,7 +113,7 @@ def newest_whole(output: Path, say: Callable[[str], object]) -> tuple[Path, dict
     Raises UserError if every one is damaged.
     """
     damaged: list[tuple[Path, str]] = []
-    for folder in reversed(checkpoints(output)):
+    for folder in reversed(folders(output)):
         try:
             training = read_whole(folder)
         except UserError:
@@ -187,6 +194,8 @@ def compare(folder: Path, training: dict, run: dict, data: dict) -> dict[str, st
             f"{was['clips']} → {data['clips']} clips); give another output folder, and begin with --init {folder}"
         )
     if was != data:
-        told = f"{was['clips']} → {data['clips']}, so their order is another from here on"
-        changed["clips of the store"] = told
+        count = f"{was['clips']} → {data['clips']}" if was["clips"] != data["clips"] else "others than they were"
+        changed["clips of the store"] = f"{count}, so their order is another from here on"
+    if "init" in changed:
+        changed["init"] += ", without effect: the run goes on from its own weights"
     return changed

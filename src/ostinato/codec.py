@@ -67,7 +67,7 @@ class DAC(Frozen):
         self.frame_rate = self.sample_rate / self.hop  # config.frame_rate is rounded up
         self.num_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         self.latent_width = config.codebook_dim
-        self.context = dac_context(config)
+        self.context: int | None = dac_context(config)
         self.freeze()
 
     @classmethod
@@ -139,7 +139,7 @@ class EnCodec(Frozen):
         self.frame_rate = self.sample_rate / self.hop
         self.num_codebooks, self.codebook_size = K, config.codebook_size
         self.latent_width = config.codebook_dim
-        self.context = None  # an LSTM hears everything before
+        self.context: int | None = None  # an LSTM hears everything before
         self.freeze()
 
     @classmethod

@@ -45,6 +45,7 @@ class Segments(Dataset):
 
 class CodecTask:
     main = "codec"  # the module that is the model
+    remembers = True  # `ResidualVQ.revive`
 
     def __init__(self, run: CodecRun, device: torch.device):
         self.run, self.device = run, device
@@ -170,6 +171,8 @@ class CodecTask:
 
     def start(self) -> None:
         """Begin with the weights of `run.init`, or with random ones where there is none."""
+        if self.run.decoder_only and not self.run.init:
+            raise UserError("decoder_only keeps the codes of a codec: say of which with --init")
         if self.run.init:
             folder = start_folder(self.run.init, "codec")
             fill(self.codec, folder)

@@ -211,7 +211,9 @@ def check_training(hyper: Optimisation) -> None:
         f"train.betas must each be at least 0 and under 1, got {list(hyper.betas)}",
     )
     check(hyper.optimizer in ("adamw", "muon"), f"train.optimizer must be adamw or muon, got {hyper.optimizer!r}")
-    check(not (hyper.shard and hyper.optimizer == "muon"), "train.shard goes with adamw only: set train.optimizer=adamw")
+    check(not hyper.shard or hyper.optimizer == "adamw", "train.shard goes with adamw only: set train.optimizer=adamw")
+    check(hyper.warmup >= 0, f"train.warmup must be at least 0, got {hyper.warmup}")
+    check(hyper.clip_norm > 0, f"train.clip_norm must be above 0 (.inf for none), got {hyper.clip_norm}")
     check(0 <= hyper.ema < 1, f"train.ema must be at least 0 and under 1, got {hyper.ema}")
     check(0 <= hyper.seed < 2**31, f"train.seed must be from 0 to {2**31 - 1}, got {hyper.seed}")
     check(
@@ -270,5 +272,5 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    name = hint.__name__ if isinstance(hint, type) else str(hint)
+    name = f"list of {arguments[0].__name__}" if origin is tuple else hint.__name__
     raise UserError(f"{where} should be of type {name}, got {value!r}")

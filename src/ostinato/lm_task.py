@@ -73,6 +73,7 @@ def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -
 
 class LMTask:
     main, score = "lm", "loss"  # the module that is the model; the validation metric to choose by, low is good
+    remembers = False  # does a forward pass in training change what a checkpoint holds?
 
     def __init__(self, run: LMRun, device: torch.device):
         self.run, self.device = run, device

@@ -39,8 +39,9 @@ def optimizers_for(module: nn.Module, hyper: Optimisation) -> list[torch.optim.O
     adamw = torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=hyper.betas, fused=fused)
     if not inner:
         return [adamw]
-    rates = {"lr": hyper.learning_rate, "weight_decay": hyper.weight_decay, "momentum": hyper.betas[0]}
-    return [torch.optim.Muon(inner, **rates, adjust_lr_fn="match_rms_adamw"), adamw]
+    rate, decay, momentum = hyper.learning_rate, hyper.weight_decay, hyper.betas[0]
+    muon = torch.optim.Muon(inner, rate, decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+    return [muon, adamw]
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:

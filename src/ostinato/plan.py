@@ -183,9 +183,8 @@ def codec_parameters(name: str) -> int:
 
 
 GPU_MFU = 0.4  # an aim, not yet measured
-CPU_MFU = (
-    0.13  # what configs/lm-pocket.yaml reached: 1.1 s a step on two cores (LOG.md), whose products take 1.5 TFLOP/s
-)
+# What configs/lm-pocket.yaml reached: 1.1 s a step on two cores (LOG.md), whose products take 1.5 TFLOP/s.
+CPU_MFU = 0.13
 TEXT = 64  # tokens that a caption is taken to have
 RATES = {"dac": 44100 / 512, "pocket": 50.0, "encodec": 50.0}  # frames a second
 

@@ -156,7 +156,8 @@ class PocketCodec(nn.Module):
         self.frame_rate = config.sample_rate / config.hop
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
         self.latent_width = config.code_width
-        self.context = 3 * config.depth + config.window // config.hop // 2  # ConvNeXt's kernels of 7, then the windows
+        # ConvNeXt's kernels of 7, then the windows.
+        self.context: int | None = 3 * config.depth + config.window // config.hop // 2
         bins, d = config.window // 2 + 1, config.width
         self.analyse = nn.Linear(3 * bins, d)
         self.encoder = nn.Sequential(*(ConvNeXt(d, config.depth) for _ in range(config.depth)), nn.LayerNorm(d))

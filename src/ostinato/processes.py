@@ -3,16 +3,21 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
+from ostinato.config import Optimisation
+from ostinato.errors import UserError, nearest
 from ostinato.lm import MusicLM
 
 
@@ -21,12 +26,32 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def make_accelerator(precision: str, **options: Any) -> Accelerator:
-    """An Accelerator for the processes launched. On CPUs they speak gloo, which accelerate has to be told."""
+def make_accelerator(hyper: Optimisation, output: Path) -> Accelerator:
+    """An Accelerator for the processes launched. On CPUs they speak gloo, which accelerate has to be told.
+    Raises UserError as `tracker` does."""
     # Sharding is `shard`'s: accelerate's own works on GPUs only, and wraps models so that nothing else fits.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     cpu = launched() > 1 and not torch.cuda.is_available()
-    return Accelerator(mixed_precision=precision, cpu=cpu, step_scheduler_with_optimizer=False, **options)
+    log = {"log_with": tracker(hyper.tracker), "project_dir": output}
+    return Accelerator(mixed_precision=precision(hyper), cpu=cpu, step_scheduler_with_optimizer=False, **log)
+
+
+def precision(hyper: Optimisation) -> str:
+    if hyper.precision == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return {"fp32": "no", "bf16": "bf16"}[hyper.precision]
+
+
+def tracker(name: str) -> str | None:
+    """Raises UserError for a tracker that accelerate does not know, or that is not installed."""
+    known = [str(entry) for entry in LoggerType.list() if str(entry) != "all"]
+    if name == "none":
+        return None
+    if name not in known:
+        raise UserError(f"train.tracker {name!r} is not known; {nearest(name, ['none', *known])}")
+    if name not in [str(entry) for entry in get_available_trackers()]:
+        raise UserError(f"train.tracker {name} is not installed: run pip install {name}, or take tensorboard or none")
+    return name
 
 
 def shard(module: nn.Module, device: torch.device) -> None:

@@ -21,8 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
@@ -32,8 +31,8 @@ from ostinato import checkpoint
 from ostinato.audio import write_audio
 from ostinato.average import Average
 from ostinato.checkpoint import checkpoints
-from ostinato.config import CodecRun, LMRun, Optimisation
-from ostinato.errors import UserError, nearest
+from ostinato.config import CodecRun, LMRun
+from ostinato.errors import UserError
 from ostinato.folder import write_atomic
 from ostinato.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
 from ostinato.order import make_loader, sample_order, seed_of
@@ -57,36 +56,18 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
         tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
-    hyper = run.train
-    trackers = tracker(hyper.tracker)
-    accelerator = make_accelerator(precision(hyper), log_with=trackers, project_dir=output)
-    set_seed(hyper.seed)
+    if fresh and run.init and Path(run.init).resolve().is_relative_to(output.resolve()):
+        raise UserError(f"--fresh would delete {run.init}, which the run is to begin with: give another output folder")
+    accelerator = make_accelerator(run.train, output)
+    set_seed(run.train.seed)
+    task: Any = LMTask(run, accelerator.device) if isinstance(run, LMRun) else CodecTask(run, accelerator.device)
     if fresh and accelerator.is_main_process:
         folders = [p for kind in ("step", "damaged", "diverged") for p in output.glob(f"{kind}-*")]
         for old in [*folders, output / "samples", output / "tensorboard"]:
             shutil.rmtree(old, ignore_errors=True)
         (output / "log.jsonl").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    task: Any = LMTask(run, accelerator.device) if isinstance(run, LMRun) else CodecTask(run, accelerator.device)
     return Loop(run, task, accelerator, output).run()
-
-
-def precision(hyper: Optimisation) -> str:
-    if hyper.precision == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return {"fp32": "no", "bf16": "bf16"}[hyper.precision]
-
-
-def tracker(name: str) -> str | None:
-    """Raises UserError for a tracker that accelerate does not know, or that is not installed."""
-    known = [str(entry) for entry in LoggerType.list() if str(entry) != "all"]
-    if name == "none":
-        return None
-    if name not in known:
-        raise UserError(f"train.tracker {name!r} is not known; {nearest(name, ['none', *known])}")
-    if name not in [str(entry) for entry in get_available_trackers()]:
-        raise UserError(f"train.tracker {name} is not installed: run pip install {name}, or take tensorboard or none")
-    return name
 
 
 class Loop:
@@ -106,7 +87,7 @@ class Loop:
             task.start()
         if accelerator.is_main_process:
             self.forget_after(self.step)
-        if self.hyper.shard and launched() > 1:
+        if self.sharded:
             for module in task.modules.values():
                 shard(module, accelerator.device)
         else:
@@ -139,8 +120,11 @@ class Loop:
         if self.accelerator.is_main_process:
             found = checkpoint.newest_whole(self.output, self.console.print)
             if found:
-                run = dataclasses.asdict(self.run_config)
-                for key, told in checkpoint.compare(*found, run, self.task.identity()).items():
+                run, world = dataclasses.asdict(self.run_config), self.accelerator.num_processes
+                changed = checkpoint.compare(*found, run, self.task.identity())
+                if found[1].get("processes", world) != world:
+                    changed["processes"] = f"{found[1]['processes']} → {world}, each with train.batch clips"
+                for key, told in changed.items():
                     self.console.print(f"since {found[0].name}, {key}: {told}", highlight=False)
             shared = [found]
         if self.accelerator.num_processes > 1:
@@ -162,9 +146,12 @@ class Loop:
         """Take lines of steps that will be done again out of log.jsonl."""
         path = self.output / "log.jsonl"
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
-            write_atomic(path, lambda temporary: temporary.write_text(kept))
+            kept = []
+            for line in path.read_text(errors="replace").splitlines(keepends=True):
+                with suppress(ValueError, KeyError, TypeError):  # a line that a kill or a power cut tore
+                    if json.loads(line)["step"] <= step and line.endswith("\n"):
+                        kept.append(line)
+            write_atomic(path, lambda temporary: temporary.write_text("".join(kept)))
 
     def run(self) -> Path:
         hyper, accelerator, console = self.hyper, self.accelerator, self.console
@@ -233,6 +220,7 @@ class Loop:
             seed = seed_of(hyper, self.step * hyper.accumulation + micro) + accelerator.process_index % 64
             random.seed(seed)
             torch.manual_seed(seed)
+            self.between_steps = not self.task.remembers
             final = micro == hyper.accumulation - 1
             with nullcontext() if final else without_sync(accelerator, modules[self.task.main]):
                 metrics = self.task.backward(accelerator, batch, self.step, 1 / hyper.accumulation)
@@ -340,6 +328,7 @@ class Loop:
         training = {
             "step": self.step,
             "seed": self.hyper.seed,
+            "processes": self.accelerator.num_processes,
             "score": score if step == self.step and math.isfinite(score) else None,
             "weights": "ema.safetensors" if averaged else "model.safetensors",
             "data": self.task.identity(),
