@@ -51,14 +51,14 @@ class Ground:
 @dataclass
 class Session:
     """One listener's part of an evaluation: what it heard in the reference, in the recording of each prompt (by the
-    prompt's name; None without a reference), and what it makes of the sentences."""
+    prompt's name), and what it makes of the sentences."""
 
     name: str
     weights: str
     proxy: bool
     window: float
     ground: Ground | None = None
-    pairs: dict[str, Path] | None = None
+    pairs: dict[str, Path] = field(default_factory=dict)
     texts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def metrics(self, asked: Iterable[str], prompts: PromptSet | None) -> list[str]:
@@ -84,9 +84,9 @@ def _score(name: str, session: Session, heard: dict[str, Path], draw: dict[str, 
         return metrics.tag_probabilities(Heard([file], "tags")[0])
 
     def over_pairs(number: Callable[[np.ndarray, np.ndarray], float]) -> Score | None:
-        pairs = session.pairs or {}
-        values = [number(tags(heard[stem]), tags(pairs[stem])) for stem in heard if stem in pairs]
-        return metrics.average(values, **draw) if values else None
+        both = [stem for stem in heard if stem in session.pairs]
+        values = [number(tags(heard[stem]), tags(session.pairs[stem])) for stem in both]
+        return metrics.average(values, **draw) if both else None
 
     if name == "kl":
         return over_pairs(metrics.kl_divergence)
