@@ -8,11 +8,14 @@ import torch
 from test_cli import ostinato, told  # noqa: F401
 from tiny import make_codec, make_lm, melody
 
+from ostinato.audio import read_audio
 from ostinato.codec import fingerprint
 from ostinato.errors import UserError
 from ostinato.evaluate import Settings, evaluate
+from ostinato.hearing import find_clips
 from ostinato.model import Ostinato
 from ostinato.prompts import load_prompts
+from ostinato.rendering import clip_codes
 from ostinato.tables import PUBLISHED, STAND_INS, tables, write_tables
 from ostinato.taggers import MobileNet
 from ostinato.text import load_text_encoder
@@ -155,6 +158,12 @@ def test_what_a_thief_plays_is_found_in_the_store(world, tmp_path):
         codes = store.codes(i)
         sf.write(thief / f"clip{i}.wav", codec.decode(codes[None])[0, 0].clamp(-1, 1).numpy(), 8000)
         np.save(thief / "codes" / f"clip{i}.npy", codes.numpy())
+    clips = find_clips(thief)
+    kept, path = store.codes(0).numpy(), clips.files["clip0"]
+    assert np.array_equal(clip_codes(clips, codec, 2)["clip0"], kept)
+    clips.about["codec_id"] = "another"  # whose codes mean something else
+    again = codec.encode(read_audio(path, codec.sample_rate)[None])[0].numpy()
+    assert np.array_equal(clip_codes(clips, codec, 2)["clip0"], again) and not np.array_equal(again, kept)
     asked = settings(world, store=tmp_path / "store")
     results = evaluate([str(thief), f"honest={world / 'real'}"], None, world / "real", tmp_path / "out", asked)
     rows = by_name(results)

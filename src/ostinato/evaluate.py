@@ -117,7 +117,7 @@ def evaluate(
     sessions = [listen(spec, heard, real, prompts, output, settings, told) for spec in settings.listeners]
     for i, row in enumerate(rows):
         told("computing", i, len(rows))
-        score_row(row, sessions, prompts, settings)
+        score_row(row, sessions, prompts, settings, real is not None)
         kept = [file for stem, file in row.clips.files.items() if stem not in row.clips.lost]
         counted = count_faults(kept, seconds=settings.seconds)
         row.extras["faults"] = {"clips": counted.clips, **counted.counts}
@@ -257,15 +257,18 @@ def listen(
     return session
 
 
-def score_row(row: Row, sessions: list[Session], prompts: PromptSet | None, settings: Settings) -> None:
-    """Fill in the scores of a row, and those of its windows: how a model holds up as it plays on."""
+def score_row(
+    row: Row, sessions: list[Session], prompts: PromptSet | None, settings: Settings, reference: bool
+) -> None:
+    """Fill in the scores of a row, and those of its windows: how a model holds up as it plays on. reference: whether
+    there is one, for a clip's pair to be missed in."""
     drift: list[dict] = []
     for session in sessions:
         asked = session.metrics(settings.metrics, prompts)
         heard = row.heard_by_all(session.name)
         row.scores |= scores(asked, session, heard, settings.replicates, settings.seed)
-        alone = [stem for stem in heard if stem not in (session.pairs or {})]
-        if session.pairs is not None and alone and {"kl", "tags"} & set(asked):
+        alone = [stem for stem in heard if stem not in session.pairs]
+        if reference and alone and {"kl", "tags"} & set(asked):
             note = f"{len(alone)} clips have no recording of their name (such as {alone[0]}): not in KL and tags shared"
             row.clips.notes += [] if note in row.clips.notes else [note]
         for i, part in enumerate(row.windows.get(session.name, [])):

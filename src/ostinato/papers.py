@@ -8,7 +8,7 @@ STUDY = "Lee et al., Exploring State-Space-Model based Language Model in Music G
 
 @dataclass(frozen=True)
 class Printed:
-    """A row of a paper's table. key: what our rows are matched by (`report.key_of`); values: by metric and length of
+    """A row of a paper's table. key: what our rows are matched by (`results.key_of`); values: by metric and length of
     the clips in s, as printed; opinions: mean and standard deviation of listeners, 1 to 5."""
 
     key: str

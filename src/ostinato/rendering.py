@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.audio import read_audio, write_audio
-from ostinato.codec import Codec
+from ostinato.codec import Codec, fingerprint
 from ostinato.errors import UserError
 from ostinato.folder import read_config, write_atomic
 from ostinato.hearing import ClipSet
@@ -89,6 +89,8 @@ def render_model(
         save_json(out / "made.json", made)
     clips.files = {p.name: out / f"{p.name}.wav" for p in prompts.prompts if p.name not in clips.lost}
     clips.about = about | {"cost": made["cost"]}
+    if isinstance(model, Ostinato):
+        clips.about["codec_id"] = fingerprint(model.codec)
     return clips
 
 
@@ -198,16 +200,18 @@ def render_real(
 
 
 def clip_codes(clips: ClipSet, codec: Codec, seconds: float) -> dict[str, np.ndarray]:
-    """Codes int64 [K, T] of clips that are not lost, by stem: as they were generated, where they were, or by `codec`
-    from the audio."""
+    """Codes int64 [K, T] of clips that are not lost, by stem: as they were generated, where that was with this codec,
+    or by `codec` from the audio."""
     found = {}
+    here = fingerprint(codec)
+    same = clips.about.get("codec_id", here) == here
     device = next(codec.parameters()).device  # type: ignore[attr-defined]
     for stem, path in clips.files.items():
         if stem in clips.lost:
             continue
         kept = path.parent / "codes" / f"{stem}.npy"
         try:
-            if kept.is_file():
+            if same and kept.is_file():
                 found[stem] = np.load(kept).astype(np.int64)
             else:
                 audio = read_audio(path, codec.sample_rate, seconds=seconds)
