@@ -289,7 +289,10 @@ def test_fresh_starts_over_and_old_checkpoints_go(stores, tmp_path):
     first = train(run)
     assert [p.name for p in checkpoints(tmp_path)] == ["step-0000004", "step-0000005"]
     kept = load_file(first / "model.safetensors")
+    for name in "step-0000005 good", "damaged-step-0000003", "diverged-0000009":
+        shutil.copytree(first, tmp_path / name)
     again = train(run, fresh=True)
+    assert sorted(p.name for p in tmp_path.glob("*-*")) == ["step-0000004", "step-0000005", "step-0000005 good"]
     assert all(torch.equal(t, kept[name]) for name, t in load_file(again / "model.safetensors").items())
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5]  # the old curve is gone
     for bad, words in ((str(again), "--fresh would delete"), ("", "no store at")):  # nothing is deleted for these

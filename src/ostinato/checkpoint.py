@@ -27,7 +27,7 @@ FORMAT = 2  # 1 had no record of files
 FIXED = re.compile(r"task|text|lora|decoder_only|train\.optimizer|model\.(?!(dropout|chunk)$).*")
 
 
-NAME = re.compile(r"step-\d{7,}")  # a copy by another name is nobody's to prune
+NAME = re.compile(r"step-\d{7,}")  # a copy by another name is the user's own: never pruned
 
 
 def folders(output: Path) -> list[Path]:
@@ -38,6 +38,13 @@ def folders(output: Path) -> list[Path]:
 def checkpoints(output: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     return [p for p in folders(output) if (p / "training.json").is_file()]
+
+
+def delete(output: Path) -> None:
+    """Delete all checkpoints of a run, damaged and diverged ones with them."""
+    for folder in output.iterdir():
+        if NAME.fullmatch(re.sub("^(damaged-step|diverged)", "step", folder.name)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], object]) -> None:

@@ -62,9 +62,9 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
     set_seed(run.train.seed)
     task: Any = LMTask(run, accelerator.device) if isinstance(run, LMRun) else CodecTask(run, accelerator.device)
     if fresh and accelerator.is_main_process:
-        folders = [p for kind in ("step", "damaged", "diverged") for p in output.glob(f"{kind}-*")]
-        for old in [*folders, output / "samples", output / "tensorboard"]:
-            shutil.rmtree(old, ignore_errors=True)
+        checkpoint.delete(output)
+        for name in ("samples", "tensorboard"):
+            shutil.rmtree(output / name, ignore_errors=True)
         (output / "log.jsonl").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return Loop(run, task, accelerator, output).run()
