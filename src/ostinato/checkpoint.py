@@ -3,8 +3,8 @@
 config.json, model.safetensors   the model, as `ostinato generate --model` reads it
 ema.safetensors                  its averaged weights, if the run keeps them
 optimizers.pt                    the optimizers' states
-training.json                    format, step, seed, the run's config, its data, what validation said, and the size and
-                                 SHA-256 of every other file; written last
+training.json                    format, step, seed, number of processes, the run's config, its data, what validation
+                                 said, and the size and SHA-256 of every other file; written last
 """
 
 import hashlib
