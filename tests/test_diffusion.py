@@ -81,7 +81,11 @@ COS_SIN = (math.cos, math.sin)
 
 def test_guidance_1_is_the_conditional_and_guidance_leads_away_from_the_empty_text():
     def denoiser(noisy, coarse, time, text, mask):
-        return noisy * time[:, None, None] + coarse.mean(1, keepdim=True) + (text * mask[..., None]).sum((1, 2))[:, None, None]
+        return (
+            noisy * time[:, None, None]
+            + coarse.mean(1, keepdim=True)
+            + (text * mask[..., None]).sum((1, 2))[:, None, None]
+        )
 
     g = torch.Generator().manual_seed(0)
     noisy, coarse = torch.randn(2, 3, 5, generator=g), torch.randn(2, 1, 5, generator=g)
@@ -109,13 +113,21 @@ def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
         return v
 
     settings = FineSampling(sampler, steps)
-    draw = lambda: torch.randn(noises(sampler, steps), 1, 2, generator=g)
+
+    def draw():
+        return torch.randn(noises(sampler, steps), 1, 2, generator=g)
+
     return torch.stack([*windows(v_of, coarse.unbind(-1), draw, settings, window, overlap, given)], -1)
 
 
 @settings(max_examples=12)
 @given(
-    st.sampled_from(SAMPLERS), st.integers(1, 5), st.integers(1, 20), st.integers(0, 4), st.integers(1, 6), st.booleans()
+    st.sampled_from(SAMPLERS),
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(0, 4),
+    st.integers(1, 6),
+    st.booleans(),
 )
 def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead):
     """Windows are as one window where the denoiser looks back no further than the overlap, or ahead so far that all
@@ -137,8 +149,9 @@ def test_windows_follow_frame_by_frame():
             asked.append(i)
             yield torch.zeros(1, 1)
 
-    draw = lambda: torch.zeros(1, 1, 2)
-    flow = windows(lambda beside: lambda x, time: x, coarse(), draw, FineSampling(steps=2), 9, 2)
+    flow = windows(
+        lambda beside: lambda x, time: x, coarse(), lambda: torch.zeros(1, 1, 2), FineSampling(steps=2), 9, 2
+    )
     for i, _ in enumerate(flow):
         assert len(asked) - i <= 9
     assert i == 39

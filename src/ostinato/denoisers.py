@@ -219,8 +219,8 @@ class SimbaBlock(nn.Module):
         self.backwards = Mamba2(d, c.state, c.expand, c.head_width, c.conv, c.chunk)
         self.text = CrossAttention(d, c.heads, c.dropout, text_width=c.text_width)
         self.feed_forward = FeedForward(d, c.feed_forward, c.dropout)
-        # Added to what all blocks share (arXiv 2310.00426, section 2.3), which takes a fifth of the weights. Gates begin
-        # small, not at 0, where no sub-layer would learn before `out` has.
+        # Added to what all blocks share (arXiv 2310.00426, section 2.3): a layer for each block would be a third of the
+        # weights. Gates begin small, not at 0, where no sub-layer would learn before `out` has.
         offset = torch.zeros(3, 3, d)
         offset[:, 2] = 0.1
         self.offset = nn.Parameter(offset)

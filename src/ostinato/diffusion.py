@@ -104,7 +104,7 @@ def make_scheduler(sampler: str, steps: int) -> Any:
         scheduler: Any = DPMSolverMultistepScheduler(**options, algorithm_type="dpmsolver++", solver_order=2)
     else:
         scheduler = DDIMScheduler(**options, clip_sample=False)
-        # In float32, and at a first step of no signal at all, DDIM takes the root of a rounded 0, which may be below it.
+        # In float32, and at a first step of no signal at all, DDIM takes the root of a 0 that rounding makes negative.
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.double().clamp(min=1e-8)
     scheduler.set_timesteps(steps)
     return scheduler
