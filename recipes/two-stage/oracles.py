@@ -38,7 +38,6 @@ from ostinato.text import load_text_encoder
 class Row:
     """What is measured of one way to make the clips."""
 
-    name: str
     mel: list[float] = field(default_factory=list)
     join: list[float] = field(default_factory=list)
     heard: list[np.ndarray] = field(default_factory=list)

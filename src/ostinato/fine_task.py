@@ -37,6 +37,7 @@ def make_batch(items: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor, list[st
 
 class FineTask:
     main, score = "denoiser", "loss"  # the module that is the model; the validation metric to choose by, low is good
+    remembers = False
 
     def __init__(self, run: FineRun, device: torch.device):
         self.run, self.device = run, device
