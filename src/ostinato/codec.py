@@ -193,7 +193,7 @@ class EnCodec(Frozen):
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """See `Codec.decode_latents`."""
-        audio = self.model.decoder(sum(latent_slices(latents, self)))
+        audio = self.model.decoder(torch.stack(latent_slices(latents, self)).sum(0))
         return with_length(audio, latents.shape[-1] * self.hop)
 
 

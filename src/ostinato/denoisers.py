@@ -69,9 +69,9 @@ class FineConfig:
         return (self.num_codebooks - 1) * self.latent_width
 
 
-def make_denoiser(config: FineConfig) -> nn.Module:
+def make_denoiser(config: FineConfig) -> "UNet | BidirectionalSimba":
     """The network that `config.denoiser` names."""
-    return {"unet": UNet, "simba": BidirectionalSimba}[config.denoiser](config)
+    return UNet(config) if config.denoiser == "unet" else BidirectionalSimba(config)
 
 
 class Time(nn.Module):

@@ -57,7 +57,7 @@ class FineTask:
         self.held_out = Clips(store.split("validation"), K, frames, fixed=True)
         some = (train.codes(i)[None].to(device) for i in spread(len(train), MEASURED))
         self.scale = measure_scale(self.codec.codes_to_latents(codes)[0].cpu() for codes in some)
-        self.denoiser: Any = make_denoiser(run.model).to(device)
+        self.denoiser = make_denoiser(run.model).to(device)
         self.denoiser.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"denoiser": self.denoiser}
         self.collate = make_batch
@@ -156,7 +156,11 @@ class FineTask:
 
     def save(self, folder: Path, modules: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
         """A fine stage's folder, from the modules' state dicts."""
-        config = {"text": self.run.text, "codec": copy_codec(self.codec_name, folder), "codec_id": self.codec_id}
+        config: dict[str, Any] = {
+            "text": self.run.text,
+            "codec": copy_codec(self.codec_name, folder),
+            "codec_id": self.codec_id,
+        }
         config["sampling"] = dataclasses.asdict(self.run.sampling)
         save_fine(folder, self.run.model, self.scale, config | about, modules["denoiser"])
 
