@@ -410,3 +410,13 @@ def test_loading_leaves_logging_as_it_was(tmp_path):
         load_codec(tmp_path)
     assert before == (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
     assert logging.getLogger("huggingface_hub").level == hub
+
+
+@pytest.mark.parametrize("codec", [*CODECS.values(), make_codec()], ids=[*CODECS, "pocket"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_latents_of_codes_decode_as_the_codes_do(codec, n):
+    codes = torch.randint(codec.codebook_size, (2, n, 9), generator=torch.Generator().manual_seed(0))
+    found = codec.decode_latents(codec.codes_to_latents(codes))
+    torch.testing.assert_close(found, codec.decode(codes), atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="latents of shape"):
+        codec.decode_latents(torch.zeros(1, codec.latent_width + 1, 4))

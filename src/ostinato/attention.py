@@ -77,17 +77,17 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, text_width: int | None = None):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads, self.dropout = heads, dropout
         self.q_proj = Linear(width, width, bias=False)
-        self.kv_proj = Linear(width, 2 * width, bias=False)
+        self.kv_proj = Linear(text_width or width, 2 * width, bias=False)
         self.out_proj = Linear(width, width, bias=False)
 
     def text_state(self, text: Tensor, mask: Tensor) -> TextState:
-        """text [b, s, d], mask [b, s] -> its keys and values."""
+        """text [b, s, text_width], mask [b, s] -> its keys and values."""
         k, v = self.kv_proj(text).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return TextState(k, v, mask)
 

@@ -50,6 +50,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest code always." + OWN)] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes; 0: from all." + OWN)] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that make up this share." + OWN)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage." + OWN)] = None,
     device: Device = "auto",
 ) -> None:
     """Turn a sentence into music."""
@@ -73,6 +74,10 @@ def generate(
         Sampling(**given)  # a value that cannot be is told before the model is loaded
         loaded = load(model, pick_device(device))
         settings = replace(loaded.sampling, **given)
+        if steps is not None and loaded.fine is None:
+            raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
+        if steps is not None and loaded.fine:
+            loaded.fine.sampling = replace(loaded.fine.sampling, steps=steps)
         loaded.frame_count(seconds)
     rate, began = loaded.codec.frame_rate, time.monotonic()
     columns = (BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
@@ -170,7 +175,7 @@ def train(
         float | None, typer.Option(help="With --plan: the share of the peak to reckon with; a GPU 0.4, a CPU 0.13.")
     ] = None,
 ) -> None:
-    """Train a language model or the pocket codec. The same command again goes on from the newest checkpoint."""
+    """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
     from ostinato.config import load_run
 
     options = {"init": init, "data": data, "output": output, "lora": lora}
@@ -304,6 +309,18 @@ def info(
     for name, value in describe(folder).items():
         table.add_row(name, value)
     Console().print(table)
+
+
+@app.command()
+def join(
+    lm: Annotated[str, typer.Argument(help="A language model of one codebook: its folder, its run's, or a hub id.")],
+    fine: Annotated[str, typer.Argument(help="A fine stage: its folder, its run's, or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+) -> None:
+    """Make one model of a language model for the first codebook and a fine stage for the others."""
+    from ostinato.two_stage import join as join_stages
+
+    print(join_stages(lm, fine, out))
 
 
 @app.command("import-official")

@@ -54,6 +54,9 @@ class Codec(Protocol):
         """latents [b, n * latent_width, T] -> codes [b, n, T]: every slice to the entry nearest to it, by the codec's
         own distance."""
 
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """latents [b, n * latent_width, T], be they entries of codebooks or not -> audio as `decode` gives it."""
+
 
 class DAC(Frozen):
     """`transformers.DacModel` as a `Codec`. Entries are nearest after l2 normalisation (arXiv 2306.06546, 3.2)."""
@@ -105,6 +108,13 @@ class DAC(Frozen):
         slices = latent_slices(latents, self)
         quantizers = self.model.quantizer.quantizers
         return torch.stack([q.decode_latents(x)[1] for q, x in zip(quantizers, slices, strict=False)], 1)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See `Codec.decode_latents`."""
+        slices = zip(self.model.quantizer.quantizers, latent_slices(latents, self), strict=False)
+        audio = self.model.decoder(sum(q.out_proj(x) for q, x in slices))
+        return with_length(audio, latents.shape[-1] * self.hop)
 
 
 class EnCodec(Frozen):
@@ -179,6 +189,12 @@ class EnCodec(Frozen):
         slices = latent_slices(latents, self)
         layers = self.model.quantizer.layers
         return torch.stack([layer.encode(x) for layer, x in zip(layers, slices, strict=False)], 1)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See `Codec.decode_latents`."""
+        audio = self.model.decoder(torch.stack(latent_slices(latents, self)).sum(0))
+        return with_length(audio, latents.shape[-1] * self.hop)
 
 
 def dac_context(config: DacConfig) -> int:

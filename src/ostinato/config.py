@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ostinato.denoisers import FineConfig
+from ostinato.diffusion import FineSampling
 from ostinato.errors import UserError, nearest
 from ostinato.lm import LMConfig
 from ostinato.pocket import PocketConfig
@@ -68,6 +70,25 @@ class LMRun:
 
 
 @dataclass(frozen=True)
+class FineRun:
+    """`task: fine`: train a fine stage, which fills in codebooks 2 to K, on a store of codes."""
+
+    data: str
+    output: str
+    model: FineConfig
+    init: str = ""  # a fine stage's folder: as in LMRun
+    task: str = "fine"
+    text: str = "google/flan-t5-base"
+    codec: str = ""
+    clip_seconds: float = 30.0
+    text_dropout: float = 0.2  # condition dropout: share of captions replaced by the empty one
+    sampling: FineSampling = field(default_factory=FineSampling)  # what checkpoints play with, and validation
+    sample_clips: int = 8  # held-out clips that validation draws and decodes
+    sample_seconds: float = 5.0
+    train: Optimisation = field(default_factory=Optimisation)
+
+
+@dataclass(frozen=True)
 class CodecRun:
     """`task: codec`: train the pocket codec on a store of audio."""
 
@@ -88,7 +109,8 @@ class CodecRun:
     train: Optimisation = field(default_factory=Optimisation)
 
 
-RUNS: dict[str, type] = {"lm": LMRun, "codec": CodecRun}
+Run = LMRun | FineRun | CodecRun
+RUNS: dict[str, type] = {"lm": LMRun, "fine": FineRun, "codec": CodecRun}
 # `train --init MODEL --data STORE` without a config: gentle steps for a folder of songs, on a CPU in an afternoon.
 CONTINUED: dict[str, Any] = {
     "clip_seconds": 10.0,
@@ -160,9 +182,7 @@ def set_key(values: dict, setting: str) -> None:
         raise UserError(f"--set {setting}: the value is not YAML") from error
 
 
-def load_run(
-    path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None
-) -> LMRun | CodecRun:
+def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None) -> Run:
     """Config file + `given` keys + settings -> a checked run; without a file, `given` must have `init` and `data`, and
     the rest is `CONTINUED`. Raises UserError naming the key and the nearest right one."""
     values = read_config(path) if path else copy.deepcopy(CONTINUED)
@@ -173,7 +193,9 @@ def load_run(
         if not values.get("init") or not values.get("data"):
             raise UserError("give a config (the shipped ones are in configs/), or --init MODEL and --data STORE")
         if values.get("task", "lm") != "lm":
-            raise UserError("a codec is trained by a config: ostinato train configs/codec-pocket.yaml --init pocket")
+            raise UserError(
+                "a codec or a fine stage is trained by a config: ostinato train configs/codec-pocket.yaml --init pocket"
+            )
         values.setdefault("output", f"runs/{Path(str(values['data'])).resolve().name}")
     task = values.get("task", "lm")
     if task not in list(RUNS):
@@ -182,7 +204,7 @@ def load_run(
         from ostinato.start import like_model  # models are made of what is here
 
         values = like_model(values, task)
-    run: LMRun | CodecRun = build(RUNS[task], values, "")
+    run: Run = build(RUNS[task], values, "")
     check_training(run.train)
     check(0 < run.clip_seconds < math.inf, f"clip_seconds must be above 0, got {run.clip_seconds}")
     if isinstance(run, LMRun):
@@ -191,6 +213,11 @@ def load_run(
         for key in ("label_smoothing", "text_dropout"):
             check(0 <= getattr(run, key) <= 1, f"{key} must be from 0 to 1, got {getattr(run, key)}")
         check(0 < run.sample_seconds < math.inf, f"sample_seconds must be above 0, got {run.sample_seconds}")
+    elif isinstance(run, FineRun):
+        check(0 <= run.text_dropout <= 1, f"text_dropout must be from 0 to 1, got {run.text_dropout}")
+        check(run.sample_clips >= 1, f"sample_clips must be at least 1, got {run.sample_clips}")
+        check(0.2 <= run.sample_seconds < math.inf, f"sample_seconds must be at least 0.2, got {run.sample_seconds}")
+        check(not run.train.shard, "train.shard is for language models; leave it out for a fine stage")
     else:
         for key in ("checkpointing", "shard"):
             check(not getattr(run.train, key), f"train.{key} is for language models; leave it out for a codec")

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ostinato.codec import fingerprint, load_codec
-from ostinato.config import LMRun
+from ostinato.codec import Codec, fingerprint, load_codec
+from ostinato.config import FineRun, LMRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
 from ostinato.folder import fill
@@ -23,7 +23,7 @@ from ostinato.patterns import Pattern
 from ostinato.plan import step_flops
 from ostinato.start import start_folder
 from ostinato.store import spread
-from ostinato.text import load_text_encoder
+from ostinato.text import Remembered, load_text_encoder
 
 ADAPTED = "adapted.safetensors"  # of a checkpoint: the weights with the adapters apart
 IGNORED = -100  # cross_entropy's mark of a target that does not count
@@ -71,6 +71,23 @@ def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -
     return torch.stack(losses), (targets != IGNORED).sum((0, 2))
 
 
+def store_codec(run: LMRun | FineRun, store: Store, device: torch.device) -> tuple[str, str, Codec]:
+    """Name, fingerprint and codec of a store of codes. Raises UserError where another codec wrote it."""
+    name, codec_id = run.codec or store.info["codec"], store.info["codec_id"]
+    codec = load_codec(name, device)
+    if fingerprint(codec) != codec_id:
+        if run.init:
+            raise UserError(
+                f"{run.data} holds codes of another codec than {run.init} speaks: ostinato prepare MUSIC NEW_STORE "
+                f"--codec {name}"
+            )
+        raise UserError(
+            f"{run.data} was written with codec {codec_id}, but {name} is now {fingerprint(codec)}: give the one it "
+            "was with --set codec=..., or prepare the store again"
+        )
+    return name, codec_id, codec
+
+
 class LMTask:
     main, score = "lm", "loss"  # the module that is the model; the validation metric to choose by, low is good
     remembers = False  # does a forward pass in training change what a checkpoint holds?
@@ -89,18 +106,7 @@ class LMTask:
         self.text = load_text_encoder(run.text, device)
         if self.text.width != run.model.text_width:
             raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
-        self.codec_name, self.codec_id = run.codec or store.info["codec"], store.info["codec_id"]
-        self.codec = load_codec(self.codec_name, device)
-        if fingerprint(self.codec) != self.codec_id:
-            if run.init:
-                raise UserError(
-                    f"{run.data} holds codes of another codec than {run.init} speaks: ostinato prepare MUSIC NEW_STORE "
-                    f"--codec {self.codec_name}"
-                )
-            raise UserError(
-                f"{run.data} was written with codec {self.codec_id}, but {self.codec_name} is now "
-                f"{fingerprint(self.codec)}: give the one it was with --set codec=..., or prepare the store again"
-            )
+        self.codec_name, self.codec_id, self.codec = store_codec(run, store, device)
         frames = max(2, round(run.clip_seconds * store.info["frame_rate"]))
         train = store.split("train")
         if not len(train):
@@ -111,7 +117,8 @@ class LMTask:
         self.lm.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
         self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special)
-        self.seen: dict[str, Tensor] = {}  # captions' states: the frozen encoder reads each text once
+        # Compiled, few lengths, for each is compiled anew.
+        self.remembered = Remembered(self.text, device, 64 if run.train.compile else 1)
 
     def describe(self) -> str:
         c = self.run.model
@@ -122,17 +129,7 @@ class LMTask:
         )
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        if len(self.seen) > 20_000:  # about 1 GB of Flan-T5's
-            self.seen.clear()
-        for caption in set(captions) - self.seen.keys():
-            # Each alone: the same bits whatever the batch, so that a resumed run is the same run.
-            self.seen[caption] = self.text([caption])[0][0].half().cpu()
-        rows = [self.seen[caption].float() for caption in captions]
-        text = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
-        if self.run.train.compile:  # few lengths, for each is compiled anew
-            text = F.pad(text, (0, 0, 0, -text.shape[1] % 64))
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        return text, torch.arange(text.shape[1], device=self.device) < lengths[:, None]
+        return self.remembered(captions)
 
     def backward(
         self, accelerator: Any, batch: tuple[Tensor, Tensor, list[str]], step: int, scale: float
@@ -153,7 +150,7 @@ class LMTask:
         """Model FLOPs of `backward` on a batch; 0 with adapters, for which they are not counted."""
         pattern, (b, _, S) = self.lm.pattern, batch[0].shape
         frames = (S - 1 - pattern.offset * (pattern.K - 1)) // pattern.stride + 1
-        text = max(len(self.seen[caption]) for caption in batch[2])
+        text = max(len(self.remembered.seen[caption]) for caption in batch[2])
         return 0 if self.run.lora else step_flops(self.run.model, b, frames, text)
 
     @torch.no_grad()

@@ -17,12 +17,14 @@ from ostinato.audio import read_audio, write_audio
 from ostinato.codec import SHORT_NAMES, Codec, fingerprint, load_codec
 from ostinato.config import build
 from ostinato.errors import UserError
+from ostinato.fine import FineStage
 from ostinato.folder import fill, read_config, weights_file, write_model_folder
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.sampling import Generation, Sampling, begin, frames
 from ostinato.stream import pieces
 from ostinato.text import TextEncoder, load_text_encoder
 
+TWO_STAGE = "ostinato-two-stage"  # model_type of a folder with a language model and a fine stage
 PACK = Path(__file__).parent / "pocket_pack"  # the model that ships with the package
 
 
@@ -42,13 +44,18 @@ class Clip:
 
 @dataclass
 class Ostinato:
-    """A model ready to play. `config` is what config.json says of it, `sampling` the settings it plays best with."""
+    """A model ready to play. `config` is what config.json says of it, `sampling` the settings it plays best with.
+
+    With a fine stage, the language model writes the first codebook and the fine stage, which has settings of its own,
+    the others; sound follows a window (`FineSampling.window` seconds of music) behind the language model.
+    """
 
     lm: MusicLM
     text: TextEncoder
     codec: Codec
     config: dict = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
+    fine: FineStage | None = None
 
     def generate(
         self,
@@ -68,13 +75,9 @@ class Ostinato:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = self.frame_count(seconds)
-        generation = self.begin(prompts, seed, settings, continue_from)
-        new = []
-        for frame in islice(frames(self.lm, generation), count):
-            new.append(frame)
-            if on_frame:
-                on_frame(len(new), count)
-        codes = torch.cat([generation.given, torch.stack(new, 2)], 2)
+        given = self.given(len(prompts), continue_from)
+        new = list(self.drawn(prompts, seed, settings, given, count, on_frame))
+        codes = torch.cat([given, torch.stack(new, 2)], 2)
         clips = [
             Clip(self.codec.decode(row[None])[0].clamp(-1, 1).cpu(), self.codec.sample_rate, row.cpu(), text)
             for row, text in zip(codes, prompts, strict=True)
@@ -91,21 +94,58 @@ class Ostinato:
         """The state before the first new frame, for `frames`. Raises UserError as `generate` does."""
         if not prompts:
             raise UserError("no prompt given; write a sentence that says what to play")
-        given = None
+        given = self.given(len(prompts), continue_from)[:, : self.lm.config.num_codebooks]
+        return begin(
+            self.lm, self.text(prompts), self.text([""]), settings or self.sampling, self.seeds(prompts, seed), given
+        )
+
+    def given(self, rows: int, continue_from: str | Path | Tensor | None) -> Tensor:
+        """Codes [rows, K, T0] to continue from, T0 = 0 for none. Raises UserError as `generate` does."""
+        K, size = self.num_codebooks, self.codec.codebook_size
+        if continue_from is None:
+            return torch.zeros(rows, K, 0, dtype=torch.long, device=self.device)
         if isinstance(continue_from, Tensor):
             given = continue_from
-        elif continue_from is not None:
+        else:
             audio = read_audio(continue_from, self.codec.sample_rate)
-            given = self.codec.encode(audio[None].to(self.device))[:, : self.lm.config.num_codebooks]
-        if given is not None:
-            K, size = self.lm.config.num_codebooks, self.lm.config.codebook_size
-            if given.ndim != 3 or given.shape[1] != K or len(given) not in (1, len(prompts)):
-                raise UserError(f"codes to continue from should be [1, {K}, frames], got {list(given.shape)}")
-            if given.numel() and (given.min() < 0 or given.max() >= size):
-                raise UserError(f"codes to continue from should be 0 to {size - 1}, got {given.min()} to {given.max()}")
-            given = given.to(self.device).expand(len(prompts), -1, -1)
-        seeds = [(seed + i) % 2**63 for i in range(len(prompts))]
-        return begin(self.lm, self.text(prompts), self.text([""]), settings or self.sampling, seeds, given)
+            given = self.codec.encode(audio[None].to(self.device))[:, :K]
+        if given.ndim != 3 or given.shape[1] != K or len(given) not in (1, rows):
+            raise UserError(f"codes to continue from should be [1, {K}, frames], got {list(given.shape)}")
+        if given.numel() and (given.min() < 0 or given.max() >= size):
+            raise UserError(f"codes to continue from should be 0 to {size - 1}, got {given.min()} to {given.max()}")
+        return given.to(self.device).expand(rows, -1, -1)
+
+    def drawn(
+        self,
+        prompts: list[str],
+        seed: int,
+        settings: Sampling | None,
+        given: Tensor,
+        count: int = 0,
+        on_frame: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """The codes [b, K] of new frames after the `given` ones: `count` of them, or without end. on_frame: see `play`;
+        a fine stage's frames follow in stretches."""
+        generation = self.begin(prompts, seed, settings, given)
+
+        def new() -> Iterator[Tensor]:
+            for done, frame in enumerate(islice(frames(self.lm, generation), count or None), 1):
+                if on_frame:
+                    on_frame(done, count)
+                yield frame
+
+        if self.fine is None:
+            return new()
+        read = self.fine.text or self.text
+        return self.fine.refine(new(), read(prompts), read([""]), self.seeds(prompts, seed), given=given)
+
+    def seeds(self, prompts: list[str], seed: int) -> list[int]:
+        return [(seed + i) % 2**63 for i in range(len(prompts))]
+
+    @property
+    def num_codebooks(self) -> int:
+        """K, codebooks of what is generated."""
+        return self.codec.num_codebooks if self.fine else self.lm.config.num_codebooks
 
     def stream(
         self,
@@ -115,7 +155,7 @@ class Ostinato:
         continue_from: str | Path | Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The codes [K] of one frame after another, without end."""
-        for codes in frames(self.lm, self.begin([prompt], seed, settings, continue_from)):
+        for codes in self.drawn([prompt], seed, settings, self.given(1, continue_from)):
             yield codes[0].cpu()
 
     def play(
@@ -134,15 +174,9 @@ class Ostinato:
         Raises UserError as `generate` does, and for a codec that cannot decode in pieces (EnCodec).
         """
         count = 0 if seconds is None else self.frame_count(seconds)
-        generation = self.begin([prompt], seed, settings, continue_from)
-
-        def new() -> Iterator[Tensor]:
-            for done, frame in enumerate(islice(frames(self.lm, generation), count or None), 1):
-                if on_frame:
-                    on_frame(done, count)
-                yield frame
-
-        for piece in pieces(self.codec, chain(generation.given.unbind(2), new())):
+        given = self.given(1, continue_from)
+        new = self.drawn([prompt], seed, settings, given, count, on_frame)
+        for piece in pieces(self.codec, chain(given.unbind(2), new)):
             yield piece[0].clamp(-1, 1).cpu()
 
     def frame_count(self, seconds: float) -> int:
@@ -156,7 +190,11 @@ class Ostinato:
         return self.lm.device
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a folder that `load` reads: the LM, and the codec in codec/."""
+        """Write a folder that `load` reads: the LM, and the codec in codec/; of two stages see `two_stage`."""
+        if self.fine:
+            from ostinato.two_stage import save_two_stage
+
+            return save_two_stage(folder, self, dtype)
         save_lm(folder, self.lm, self.config, dtype)
         if self.config["codec"] == "codec":
             self.codec.save_pretrained(Path(folder) / "codec")  # type: ignore[attr-defined]
@@ -238,6 +276,10 @@ def load(name: str | Path | None = None, device: str | torch.device = "cpu") -> 
     Raises UserError if it cannot be found or read, or was trained on a codec other than the one it names.
     """
     folder = resolve(name)
+    if read_config(folder).get("model_type") == TWO_STAGE:
+        from ostinato.two_stage import load_two_stage
+
+        return load_two_stage(folder, device)
     lm, config = load_lm(folder)
     inside = folder / config["codec"]
     codec = load_codec(str(inside) if inside.is_dir() else config["codec"], device)
@@ -259,6 +301,10 @@ def describe(folder: Path) -> dict[str, str]:
         count = sum(p.numel() for p in codec.parameters())  # type: ignore[attr-defined]
         rows = {"type": "pocket codec", "parameters": f"{count / 1e6:.1f} M", "codec": codec_line(config["codec"])}
         return rows | {"codec id": fingerprint(codec)} | training_rows(folder)
+    if config.get("model_type") in (TWO_STAGE, "ostinato-fine"):
+        from ostinato.two_stage import describe_stages
+
+        return describe_stages(folder, config)
     lm, config = load_lm(folder)
     c = lm.config
     rows = {

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.codec import load_codec
-from ostinato.config import CodecRun, LMRun
+from ostinato.config import LMRun, Run
 from ostinato.data import open_store
 from ostinato.errors import UserError, nearest
 from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
@@ -253,16 +253,16 @@ def longest_captions(store: Store, encoder: str, batch: int) -> int:
     return round(mean(max(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
 
 
-def plan(run: LMRun | CodecRun, gpu: str | None = None, mfu: float | None = None) -> Table:
+def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
     """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
 
     gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach,
     by default `GPU_MFU` or `CPU_MFU`.
-    Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
-    is damaged or not to be had.
+    Raises UserError for a run that is no language model's, an unknown GPU, an mfu out of range, and for a store, text
+    encoder or codec that is damaged or not to be had.
     """
     if not isinstance(run, LMRun):
-        raise UserError(f"--plan is for language models, and {run.output} is a codec's run")
+        raise UserError(f"--plan is for language models, and {run.output} is a run of task {run.task}")
     if mfu is not None and not 0 < mfu <= 1:
         raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
     c, hyper, device = run.model, run.train, pick_device(gpu, run.train.precision)

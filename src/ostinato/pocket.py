@@ -213,6 +213,12 @@ class PocketCodec(nn.Module):
         slices = latent_slices(latents, self)
         return torch.stack([self.quantiser.nearest(k, x.transpose(1, 2)) for k, x in enumerate(slices)], 1)
 
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """latents [b, n * latent_width, T], be they entries of codebooks or not -> audio [b, 1, T * hop]."""
+        latent_slices(latents, self)  # which checks the width
+        return self.decode_latent(self.quantiser.decode(latents))
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PocketCodec":
         """Load a folder written by `save_pretrained`. Raises UserError if it is not one."""

@@ -130,17 +130,19 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
         return {"source": target, "variant": "musicgen", "parameters": model.parameters}
     folder = resolve(target)
     config = model.lm.config
-    weights = folder / "model.safetensors"
+    weights = [file for name in ("", "lm", "fine") if (file := folder / name / "model.safetensors").is_file()]
+    networks = [model.lm, *([model.fine.denoiser] if model.fine else [])]
     return {
         "source": target,
         "folder": folder.name,
-        "bytes": weights.stat().st_size if weights.is_file() else 0,
-        "changed": weights.stat().st_mtime_ns if weights.is_file() else 0,
+        "bytes": sum(file.stat().st_size for file in weights),
+        "changed": max((file.stat().st_mtime_ns for file in weights), default=0),
         "variant": config.variant,
         "blocks": config.blocks,
-        "codebooks": config.num_codebooks,
+        "codebooks": model.num_codebooks,
+        "fine": model.fine.sizes.denoiser if model.fine else None,
         "pattern": config.pattern,
-        "parameters": sum(p.numel() for p in model.lm.parameters()),
+        "parameters": sum(p.numel() for network in networks for p in network.parameters()),
         "step": int(trained.split()[0]) if (trained := training_rows(folder).get("trained")) else None,
     }
 

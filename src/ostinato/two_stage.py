@@ -1,0 +1,140 @@
+"""Two stages as one model: a language model for the first codebook, a fine stage for the others (paper, section III-B).
+
+A folder has config.json, which names lm/, fine/ and the codec (codec/, or a short name or hub id), and each of them as
+its own folder; `ostinato.load` takes it. `ostinato join` makes one of two runs.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from ostinato.codec import fingerprint
+from ostinato.denoisers import make_denoiser
+from ostinato.errors import UserError
+from ostinato.fine import fine_folder, load_fine, save_fine
+from ostinato.folder import read_config, weights_file, write_atomic
+from ostinato.lm import LMConfig, count_parameters
+from ostinato.model import TWO_STAGE, Ostinato, copy_codec, describe, lm_config, load, resolve, save_lm, training_rows
+from ostinato.text import load_text_encoder
+
+
+def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
+    """Put a language model and a fine stage (folders, runs' folders or hub ids) into the folder `out`.
+
+    Raises UserError where they do not fit together, or `out` holds anything but an earlier joint model.
+    """
+    first, second, folder = resolve(lm), resolve(fine), Path(out)
+    sizes, config = lm_config(first)
+    _, _, _, fine_config = fine_folder(second)
+    check_fit(sizes, config, fine_config)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / "config.json").is_file() or read_config(folder).get("model_type") != TWO_STAGE:
+            raise UserError(f"{folder} is not empty: name another folder")
+        if folder.resolve() in (*first.resolve().parents, *second.resolve().parents):
+            raise UserError(f"{folder} holds one of the stages itself: name another folder")
+    inside = first / config["codec"]
+    codec = copy_codec(str(inside) if inside.is_dir() else config["codec"], folder)
+    for name, source, about in (("lm", first, config), ("fine", second, fine_config)):
+        training = {"training": trained} if (trained := read_training(source)) else {}
+        about = {key: value for key, value in about.items() if key != "weights"} | training
+        place(folder / name, about | {"codec": within(codec)}, weights_file(source))
+    write_config(folder, {"model_type": TWO_STAGE, "lm": "lm", "fine": "fine", "codec": codec})
+    return folder
+
+
+def check_fit(sizes: LMConfig, config: dict, fine_config: dict) -> None:
+    """Raise UserError unless a fine stage follows this language model: one codebook, and the same codec."""
+    if sizes.num_codebooks != 1:
+        raise UserError(
+            f"a first stage writes 1 codebook, this language model {sizes.num_codebooks}: train another one"
+        )
+    ids = config.get("codec_id"), fine_config.get("codec_id")
+    if all(ids) and ids[0] != ids[1]:
+        raise UserError(
+            f"the language model is for codec {ids[0]}, the fine stage for {ids[1]}: train them on one store"
+        )
+
+
+def within(codec: str) -> str:
+    """What a stage's config.json calls the codec: one that is inside the joint folder lies beside the stage."""
+    return "../codec" if codec == "codec" else codec
+
+
+def read_training(folder: Path) -> dict:
+    """Steps and seed of a checkpoint, or of a model that tells them."""
+
+    path = folder / "training.json"
+    training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
+    return {key: training[key] for key in ("step", "seed") if key in training}
+
+
+def place(folder: Path, config: dict, weights: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "model.safetensors", lambda temporary: shutil.copyfile(weights, temporary))
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: dict) -> None:
+
+    text = json.dumps(config, indent=2) + "\n"
+    write_atomic(folder / "config.json", lambda temporary: temporary.write_text(text))
+
+
+def parts(folder: Path, config: dict) -> tuple[Path, Path]:
+    """The folders of both stages. Raises UserError where config.json does not name them."""
+    for key in ("lm", "fine", "codec"):
+        if key not in config:
+            raise UserError(f"{folder}/config.json lacks {key!r}; the folder may be damaged, copy it again")
+    return folder / config["lm"], folder / config["fine"]
+
+
+def load_two_stage(folder: Path, device: str | torch.device = "cpu") -> Ostinato:
+    """The model of a joint folder. Raises UserError if it is not whole, or its parts do not fit together."""
+    config = read_config(folder)
+    first, second = parts(folder, config)
+    model = load(first, device)
+    fine = load_fine(second, model.codec, device)
+    check_fit(model.lm.config, model.config | {"codec_id": fingerprint(model.codec)}, fine.config)
+    if fine.config["text"] != model.config["text"]:
+        fine.text = load_text_encoder(fine.config["text"], str(device))
+    model.fine = fine
+    return model
+
+
+def save_two_stage(folder: str | Path, model: Ostinato, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that `load_two_stage` reads."""
+    folder, fine = Path(folder), model.fine
+    if fine is None:
+        raise ValueError("a model of one stage")
+    inside = model.config["codec"] in ("codec", "../codec")
+    name = "codec" if inside else model.config["codec"]
+    save_lm(folder / "lm", model.lm, model.config | {"codec": within(name)}, dtype)
+    about = fine.config | {"codec": within(name)}
+    weights = {key: t.to(dtype) for key, t in fine.denoiser.state_dict().items()}
+    save_fine(folder / "fine", fine.sizes, fine.scale, about, weights)
+    if inside:
+        model.codec.save_pretrained(folder / "codec")  # type: ignore[attr-defined]
+    write_config(folder, {"model_type": TWO_STAGE, "lm": "lm", "fine": "fine", "codec": name})
+
+
+def describe_stages(folder: Path, config: dict) -> dict[str, str]:
+    """`model.describe` of a joint folder, or of a fine stage's."""
+    if config["model_type"] == TWO_STAGE:
+        first, second = parts(folder, config)
+        stages = {f"lm: {name}": value for name, value in describe(first).items()}
+        return {"type": "two stages"} | stages | {f"fine: {name}": value for name, value in describe(second).items()}
+    sizes, _, sampling, config = fine_folder(folder)
+    with torch.device("meta"):
+        count = count_parameters(make_denoiser(sizes))
+    return {
+        "type": "fine stage",
+        "denoiser": f"{sizes.denoiser}, width {sizes.width}, {sizes.blocks} blocks",
+        "parameters": f"{count / 1e6:.1f} M",
+        "codebooks": f"2 to {sizes.num_codebooks}, from the first",
+        "codec": f"{config['codec']} ({config.get('codec_id') or 'unknown id'})",
+        "text encoder": f"{config['text']} ({sizes.text_width} wide)",
+        "sampler": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}",
+        "delay": f"{sampling.window:g} s of music, the window of a stream",
+    } | training_rows(folder)
