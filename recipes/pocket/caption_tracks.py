@@ -19,6 +19,7 @@ from pathlib import Path
 
 import corpus
 import measure
+import render
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = {  # what the game is, said in one phrasing
@@ -54,7 +55,6 @@ TITLES = {  # words of a title that say what is heard, and the kind they are evi
     r"orchestra|symphony|\bmarch\b": "orchestral",
     r"ambien|meditation|contemplation|nebula": "ambient",
 }
-MODULES = (".mod", ".xm", ".it", ".s3m")
 
 
 class Heard:
@@ -65,7 +65,7 @@ class Heard:
         self.genre = tags["genre"].lower()
         self.musicnn = {k: int(v) / 100 for k, v in (t.rsplit(":", 1) for t in tags["musicnn"].split(";") if t)}
         self.audioset = {k: int(v) / 100 for k, v in (t.rsplit(":", 1) for t in tags["audioset"].split(";") if t)}
-        self.module = row["path"].lower().endswith(MODULES)
+        self.module = row["path"].lower().endswith(render.MODULES)
 
     def m(self, *names: str) -> float:
         """The sum of musicnn's probabilities."""

@@ -23,16 +23,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 import render
-import scores
 import soundfile
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from scores import Trouble
 
 HERE = Path(__file__).resolve().parent
 Row = dict[str, str]  # one line of tracks.csv or of the list of scores
-
-
-class Trouble(Exception):
-    """Something the reader of one line on the terminal can act on."""
 
 
 def read_tracks(path: Path) -> list[Row]:
@@ -207,7 +203,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         make(args.out, args.cache or args.out / ".packages", args.without_scores)
-    except (Trouble, scores.Trouble, OSError) as problem:
+    except (Trouble, OSError) as problem:
         print(f"corpus.py: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

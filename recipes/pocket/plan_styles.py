@@ -3,7 +3,7 @@
 Done once, by the maintainers, after plan_scores.py: it keeps the lines without `form` and draws all others anew, the
 same ones for the same seed. A caption says only what the line itself fixes. Tunes are split by the key of
 plan_scores.py, so that one melody in two styles stays on one side; pieces drawn by rule share nothing, and of each
-form the first goes to test, the second to validation, as they have no old lines to agree with.
+group of forms the first goes to test, the fourth to validation, as they have no old lines to agree with.
 """
 
 import csv
@@ -369,7 +369,7 @@ def tension(form: str, n: int, rng: random.Random) -> dict:
 
 
 def by_rule(rng: random.Random) -> list[dict]:
-    """All pieces that no score is needed for, in turn over the forms; the first of a form is for testing."""
+    """All pieces that no score is needed for, in turn over the forms; the split goes by groups of forms."""
     forms = [*GROOVES, *PITCHED]
     rows = [percussion(f, n, rng) for n, f in enumerate(forms * 4)]
     beats = [f + lead for f in BEATS for lead in ("", " with lead guitar")]
