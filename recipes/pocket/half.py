@@ -17,7 +17,7 @@ from ostinato.folder import read_config
 from ostinato.model import load_lm, resolve, save_lm
 from ostinato.pocket import PocketCodec
 
-SAMPLING = {"guidance": 4.0, "temperature": 1.2, "top_k": 250}  # chosen by settings.py, see LOG.md
+SAMPLING = {"guidance": 4.0, "temperature": 1.2, "top_k": 250}  # settings.py and counted silent clips: LOG.md
 
 source, out = resolve(sys.argv[1]), Path(sys.argv[2])
 if read_config(source)["model_type"] == "pocket":

@@ -111,6 +111,8 @@ class Ostinato:
             given = self.codec.encode(audio[None].to(self.device))[:, :K]
         if given.ndim != 3 or given.shape[1] != K or len(given) not in (1, rows):
             raise UserError(f"codes to continue from should be [1, {K}, frames], got {list(given.shape)}")
+        if given.dtype.is_floating_point:
+            raise UserError(f"codes to continue from should be whole numbers, got {given.dtype}")
         if given.numel() and (given.min() < 0 or given.max() >= size):
             raise UserError(f"codes to continue from should be 0 to {size - 1}, got {given.min()} to {given.max()}")
         return given.to(self.device).expand(rows, -1, -1)
