@@ -16,7 +16,8 @@ Chance is 10 %. Intervals are Wilson's, 95 %, with the sentence's five kin taken
 
 `--picture FILE` draws a generated clip of each kind (left) beside a real one of the test split (right).
 
-Clips and their descriptors are kept in `--output`: the same command again makes only what is missing.
+Clips and their descriptors are kept in `--output`: the same command again makes only what is missing. Another model,
+other settings or another length want another `--output`.
 """
 
 import argparse

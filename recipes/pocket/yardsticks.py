@@ -35,15 +35,16 @@ def real(corpus: Path, split: str, out: Path, count: int, seed: int) -> list[tup
     draw.shuffle(pieces)
     out.mkdir(parents=True, exist_ok=True)
     clips: list[tuple[str, str]] = []
-    for turn in range(50):
-        for row in pieces:
-            if len(clips) == count:
-                return clips
+    places: dict[str, list[int]] = {}  # where the clips of a piece begin that are still to be had, in clips
+    while len(clips) < count and pieces:
+        for row in list(pieces):
             audio = read_audio(corpus / row["path"], 32000)
             fits = audio.shape[1] // (SECONDS * 32000)
-            if turn < fits:
-                name = f"{len(clips):04d}"
-                start = (turn * 7 % fits) * SECONDS * 32000  # not neighbours one after the other
+            left = places.setdefault(row["path"], draw.sample(range(fits), fits))
+            if not left:
+                pieces.remove(row)
+            elif len(clips) < count:
+                name, start = f"{len(clips):04d}", left.pop() * SECONDS * 32000
                 write_audio(out / f"{name}.wav", audio[:, start : start + SECONDS * 32000], 32000)
                 clips.append((name, draw.choice(row["captions"])))
     return clips
