@@ -13,22 +13,16 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 from PIL import Image
 from rich.progress import track
 
 from ostinato.audio import read_audio
 from ostinato.codec import load_codec
-from ostinato.listeners import load_listener
+from ostinato.listeners import hear, load_listener
 from ostinato.metrics import frechet_distance, moments
 from ostinato.spectral import SpectralLoss, si_sdr
 from ostinato.spectrogram import spectrogram
-
-
-def embedding(listener, audio: torch.Tensor, rate: int) -> np.ndarray:  # type: ignore[no-untyped-def]
-    at = soxr.resample(audio.flatten().numpy(), rate, listener.sample_rate).astype(np.float32)
-    return listener.embed(torch.from_numpy(at)).numpy()
 
 
 def draw(pictures: list[list[torch.Tensor]], rate: int, path: Path) -> None:
@@ -82,7 +76,7 @@ def main() -> None:
             scores[k].append((float(loss(one, audio)), float(si_sdr(one, audio))))
         if listener:
             for k, one in enumerate([*made, audio]):
-                heard[k].append(embedding(listener, one, codec.sample_rate))
+                heard[k].append(hear(listener, one, codec.sample_rate))
         if len(pictures) < args.pictures and i % max(1, len(files) // args.pictures) == 0:
             pictures.append([audio[0], made[-1][0], made[0][0]])
     share = counts / counts.sum(1, keepdim=True)

@@ -37,7 +37,7 @@ import ostinato
 from ostinato.audio import read_audio
 from ostinato.descriptors import describe
 from ostinato.faults import count_faults
-from ostinato.listeners import Listener, load_listener
+from ostinato.listeners import Listener, hear, load_listener
 from ostinato.spectrogram import spectrogram
 
 PROMPTS = {
@@ -157,10 +157,7 @@ def features(audio: np.ndarray, listener: Listener | None) -> list[float]:
     rate, centroid, harmonicity, tempo, level = astuple(d)
     out = [math.log1p(rate), math.log(centroid + 50), harmonicity, math.log1p(tempo), level]
     if listener:
-        import soxr
-
-        at = soxr.resample(audio, RATE, listener.sample_rate).astype(np.float32)
-        out += listener.embed(torch.from_numpy(at)).mean(0).tolist()
+        out += hear(listener, torch.from_numpy(audio), RATE).mean(0).tolist()
     return out
 
 

@@ -9,13 +9,12 @@ in real music; they hardly hear melody.
 import sys
 
 import numpy as np
-import soxr
 import torch
 from transformers.audio_utils import mel_filter_bank
 
 import ostinato
 from ostinato.data import open_store
-from ostinato.listeners import load_listener
+from ostinato.listeners import hear, load_listener
 from ostinato.metrics import frechet_distance, moments
 from ostinato.spectral import stft
 from ostinato.store import spread
@@ -32,8 +31,7 @@ def mel_frames(audio: torch.Tensor, rate: int) -> np.ndarray:
 
 def heard(audio: torch.Tensor, rate: int) -> np.ndarray:
     """audio [1, samples] -> the listener's windows [n, d]."""
-    at = soxr.resample(audio[0].numpy(), rate, listener.sample_rate).astype(np.float32)
-    return listener.embed(torch.from_numpy(at)).numpy()
+    return hear(listener, audio, rate)
 
 
 def distance(clips: list[torch.Tensor], others: list[torch.Tensor], features) -> float:  # type: ignore[no-untyped-def]

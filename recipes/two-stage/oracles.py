@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 import torch.nn.functional as F
 from rich.progress import track
@@ -26,7 +25,7 @@ from ostinato.codec import Codec, load_codec
 from ostinato.data import open_store
 from ostinato.errors import UserError
 from ostinato.fine import FineStage, load_fine, snap
-from ostinato.listeners import Listener, load_listener
+from ostinato.listeners import hear, load_listener
 from ostinato.metrics import frechet_distance, moments
 from ostinato.model import resolve
 from ostinato.spectral import MEL_BINS, SpectralLoss, stft
@@ -128,18 +127,13 @@ def main() -> None:
             if (change := change_at(sound, at, codec, loss)) is not None:
                 rows[name].join.append(change)
             if listener:
-                rows[name].heard.append(embedding(listener, sound, codec.sample_rate))
+                rows[name].heard.append(hear(listener, sound, codec.sample_rate))
     report(rows, args.output)
 
 
 def draw(stage: FineStage, coarse: torch.Tensor, text, empty, seed: int, settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """Fine latents [1, F, T] of coarse codes [1, 1, T]."""
     return torch.stack([x for _, x in stage.latents(coarse.unbind(-1), text, empty, [seed], settings)], -1)
-
-
-def embedding(listener: Listener, audio: torch.Tensor, rate: int) -> np.ndarray:
-    at = soxr.resample(audio.flatten().cpu().numpy(), rate, listener.sample_rate).astype(np.float32)
-    return listener.embed(torch.from_numpy(at)).cpu().numpy()
 
 
 def report(rows: dict[str, Row], output: Path | None) -> None:

@@ -74,9 +74,9 @@ def generate(
         Sampling(**given)  # a value that cannot be is told before the model is loaded
         loaded = load(model, pick_device(device))
         settings = replace(loaded.sampling, **given)
-        if steps is not None and loaded.fine is None:
-            raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
-        if steps is not None and loaded.fine:
+        if steps is not None:
+            if loaded.fine is None:
+                raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
             loaded.fine.sampling = replace(loaded.fine.sampling, steps=steps)
         loaded.frame_count(seconds)
     rate, began = loaded.codec.frame_rate, time.monotonic()

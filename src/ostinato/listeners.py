@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import soxr
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -126,6 +128,12 @@ def load_listener(spec: str, device: str | torch.device = "cpu") -> Listener:
     path = Path(given) if given else fetch_weights(source.url, source.sha256)
     module, _, loader = source.loader.partition(":")
     return getattr(import_module(module), loader)(path).to(device)
+
+
+def hear(listener: Listener, audio: Tensor, sample_rate: int) -> np.ndarray:
+    """One mono clip, [samples] or with axes of one before, at any rate -> its embedding [windows, d]."""
+    at = soxr.resample(audio.flatten().cpu().numpy(), sample_rate, listener.sample_rate).astype(np.float32)
+    return listener.embed(torch.from_numpy(at)).cpu().numpy()
 
 
 def peak_normalised(audio: Tensor, db: float = -1.0) -> Tensor:
