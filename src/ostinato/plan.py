@@ -253,6 +253,9 @@ def longest_captions(store: Store, encoder: str, batch: int) -> int:
     return round(mean(max(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
 
 
+Row = tuple[str, str, str]  # of the table: what, how much, of what kind
+
+
 def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
     """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
 
@@ -265,80 +268,103 @@ def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
         raise UserError(f"--plan is for language models, and {run.output} is a run of task {run.task}")
     if mfu is not None and not 0 < mfu <= 1:
         raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
-    c, hyper, device = run.model, run.train, pick_device(gpu, run.train.precision)
-    work = workload(run)
-    frames, S, text, store, codec = work.frames, work.steps, work.text, work.store, work.codec
-    passes = hyper.accumulation * hyper.steps
-    clips = hyper.batch * passes
-
+    device, work = pick_device(gpu, run.train.precision), workload(run)
     table = Table(title=f"{run.output}, before it runs", show_header=False, title_justify="left")
-    table.add_row("model", f"{c.variant} x {c.blocks}", f"width {c.width}; codebooks: {c.num_codebooks}, {c.pattern}")
-    counts = parameters(c)
-    N = sum(counts.values())
-    table.add_row("parameters", millions(N), ", ".join(f"{name} {millions(n)}" for name, n in counts.items()))
-    table.add_section()
+    sections = sizes(run), amounts(run, work), efforts(run, work, device, mfu), memory(run, work, device)
+    for rows in sections:
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table
 
-    table.add_row(
-        "a clip",
-        f"{S:,} steps",
-        f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {text} tokens of text{'' if work.read else ' assumed'}",
-    )
-    table.add_row(
-        "a step",
-        f"{clips // hyper.steps:,} clips",
-        f"{hyper.batch} at once, {hyper.accumulation} times, in one process",
-    )
+
+def sizes(run: LMRun) -> list[Row]:
+    """The model, and its parameters by part."""
+    c, counts = run.model, parameters(run.model)
+    told = ", ".join(f"{name} {millions(n)}" for name, n in counts.items())
+    return [
+        ("model", f"{c.variant} x {c.blocks}", f"width {c.width}; codebooks: {c.num_codebooks}, {c.pattern}"),
+        ("parameters", millions(sum(counts.values())), told),
+    ]
+
+
+def clips_heard(run: LMRun) -> int:
+    """Clips that one process trains on, those of every step counted."""
+    return run.train.batch * run.train.accumulation * run.train.steps
+
+
+def amounts(run: LMRun, work: Workload) -> list[Row]:
+    """What is trained on."""
+    hyper, clips = run.train, clips_heard(run)
+    of_clip = f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {work.text} tokens of text"
     heard = clips * run.clip_seconds / 3600
-    table.add_row("all steps", f"{hyper.steps:,}", f"{clips:,} clips, {heard:,.1f} h of audio, {clips * S:.4g} tokens")
-    if store:
-        train = store.split("train")
+    if work.store:
+        train = work.store.split("train")
         held, epochs = sum(train.table["seconds"].to_pylist()) / 3600, clips / max(1, len(train))
-        table.add_row(
-            "data", f"{len(train):,} clips", f"{run.data}: {held:.2f} h to train on, {epochs:,.1f} times over"
-        )
+        data = f"{len(train):,} clips", f"{run.data}: {held:.2f} h to train on, {epochs:,.1f} times over"
     else:
-        table.add_row("data", "none yet", f"{run.data} is to be prepared; frames are taken to be those of {codec}")
-    table.add_section()
+        data = "none yet", f"{run.data} is to be prepared; frames are taken to be those of {work.codec}"
+    return [
+        ("a clip", f"{work.steps:,} steps", of_clip if work.read else f"{of_clip} assumed"),
+        (
+            "a step",
+            f"{hyper.batch * hyper.accumulation:,} clips",
+            f"{hyper.batch} at once, {hyper.accumulation} times, in one process",
+        ),
+        ("all steps", f"{hyper.steps:,}", f"{clips:,} clips, {heard:,.1f} h of audio, {clips * work.steps:.4g} tokens"),
+        ("data", *data),
+    ]
 
-    parts = {name: passes * count for name, count in flops(c, hyper.batch, frames, text).items()}
-    total = sum(parts.values())
-    table.add_row("FLOPs, as 6 N D", f"{6 * N * clips * S:.4g}", "6 x parameters x tokens, as the paper counts")
-    table.add_row("FLOPs, counted", f"{total:.4g}", f"{total / (6 * N * clips * S):.2f} x 6 N D")
-    for name, count in parts.items():
-        table.add_row(f"  {name}", f"{count:.3g}", f"{count / total:.1%}")
-    encoder, reading = encoder_cost(run.text, text)
-    table.add_row(
-        "FLOPs of the text encoder", f"{clips * reading:.3g}", f"at most: {run.text} reads a caption only once"
-    )
+
+def efforts(run: LMRun, work: Workload, device: Device, mfu: float | None) -> list[Row]:
+    """FLOPs, and the time they take."""
+    clips, passes = clips_heard(run), run.train.accumulation * run.train.steps
+    of_pass = flops(run.model, run.train.batch, work.frames, work.text)
+    parts = {name: passes * count for name, count in of_pass.items()}
+    total, paper = sum(parts.values()), 6 * sum(parameters(run.model).values()) * clips * work.steps
     mfu = mfu or (GPU_MFU if device.memory else CPU_MFU)
     hours = total / (device.rate * mfu) / 3600
-    table.add_row(
-        "time",
-        f"{hours:,.1f} h" if hours > 1 else f"{60 * hours:.1f} min",
-        f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
-    )
-    table.add_section()
+    return [
+        ("FLOPs, as 6 N D", f"{paper:.4g}", "6 x parameters x tokens, as the paper counts"),
+        ("FLOPs, counted", f"{total:.4g}", f"{total / paper:.2f} x 6 N D"),
+        *((f"  {name}", f"{count:.3g}", f"{count / total:.1%}") for name, count in parts.items()),
+        (
+            "FLOPs of the text encoder",
+            f"{clips * encoder_cost(run.text, work.text)[1]:.3g}",
+            f"at most: {run.text} reads a caption only once",
+        ),
+        (
+            "time",
+            f"{hours:,.1f} h" if hours > 1 else f"{60 * hours:.1f} min",
+            f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
+        ),
+    ]
 
+
+def memory(run: LMRun, work: Workload, device: Device) -> list[Row]:
+    """What the device holds, by part, and whether it can."""
+    hyper, N = run.train, sum(parameters(run.model).values())
     always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
     if hyper.ema:
         always["averaged weights"] = 4 * N
-    always |= {f"text encoder, {run.text}": 4 * encoder, f"codec, {codec}": 4 * codec_parameters(codec)}
-    for name, size in always.items():
-        table.add_row(name, gib(size), "float32")
-    passes_of = {again: activations(c, hyper.batch, frames, text, device.bf16, again) for again in (False, True)}
-    kept, peak = passes_of[hyper.checkpointing]
-    for name, size in kept.items():
-        table.add_row(f"kept: {name}", gib(size), "for the backward pass")
-    table.add_row("the widest moment", gib(peak - sum(kept.values())), "of the backward pass, on top of what is kept")
-    for again, (_, most) in passes_of.items():
+    always[f"text encoder, {run.text}"] = 4 * encoder_cost(run.text, work.text)[0]
+    always[f"codec, {work.codec}"] = 4 * codec_parameters(work.codec)
+    passes = {
+        again: activations(run.model, hyper.batch, work.frames, work.text, device.bf16, again)
+        for again in (False, True)
+    }
+    kept, peak = passes[hyper.checkpointing]
+    rows = [(name, gib(size), "float32") for name, size in always.items()]
+    rows += [(f"kept: {name}", gib(size), "for the backward pass") for name, size in kept.items()]
+    rows += [("the widest moment", gib(peak - sum(kept.values())), "of the backward pass, on top of what is kept")]
+    for again, (_, most) in passes.items():
         size, told = most + sum(always.values()), f"train.checkpointing: {str(again).lower()}"
         mine = " (this run)" if again == hyper.checkpointing else ""
-        table.add_row(f"in all{mine}", gib(size), ", ".join(filter(None, [told, fits(size, device)])))
+        rows += [(f"in all{mine}", gib(size), ", ".join(filter(None, [told, fits(size, device)])))]
     if run.lora:
-        table.add_row(
-            "adapters", f"rank {run.lora}", "not counted: only they have gradients and moments, so it takes less"
-        )
-    return table
+        less = "not counted: only they have gradients and moments, so it takes less"
+        rows += [("adapters", f"rank {run.lora}", less)]
+    return rows
 
 
 def fits(size: float, device: Device) -> str:
