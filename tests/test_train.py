@@ -559,6 +559,21 @@ def test_the_checkpoint_that_validated_best_is_kept(stores, tmp_path, monkeypatc
     assert "step-0000002 validated best" in " ".join(capsys.readouterr().err.split())
 
 
+def test_scores_are_compared_with_those_of_the_same_clips_only(stores, tmp_path, monkeypatch, capsys):
+    """Validation turns to the first second of a clip, where losses are higher: the best of before is kept, and the
+    best since is what is told."""
+    losses = iter([0.1, 0.2, 5.0, 4.0, 4.5, 4.6])
+    monkeypatch.setattr(LMTask, "validate", lambda task, accelerator: {"loss": next(losses)})
+    often = {"checkpoint_every": 1, "validate_every": 1, "keep": 1}
+    train(lm_run(stores, tmp_path, train={"steps": 2, **often}))
+    train(lm_run(stores, tmp_path, train={"steps": 6, **often}, clip_seconds=1.0))
+    assert [int(p.name[5:]) for p in checkpoints(tmp_path)] == [1, 4, 6]
+    assert "step-0000004 validated best" in " ".join(capsys.readouterr().err.split())
+    task = LMTask(lm_run(stores, tmp_path), CPU)
+    more = LMTask(lm_run(stores, tmp_path, train={"validation_clips": 65}), CPU)
+    assert task.measure() == more.measure()  # there is but one clip to hear
+
+
 def test_activation_checkpointing_changes_no_bit(stores, tmp_path):
     runs = [lively(stores, tmp_path / f"{on}", steps=4, checkpointing=on) for on in (False, True)]
     assert_same_checkpoint(*map(train, runs))

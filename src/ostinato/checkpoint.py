@@ -4,7 +4,7 @@ config.json, model.safetensors   the model, as `ostinato generate --model` reads
 ema.safetensors                  its averaged weights, if the run keeps them
 optimizers.pt                    the optimizers' states
 training.json                    format, step, seed, number of processes, the run's config, its data, what validation
-                                 said, and the size and SHA-256 of every other file; written last
+                                 said and of which clips, and the size and SHA-256 of every other file; written last
 """
 
 import hashlib
@@ -141,9 +141,9 @@ def newest_whole(output: Path, say: Callable[[str], object]) -> tuple[Path, dict
 
 
 def prune(output: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints and the one that validated best."""
+    """Delete all but the `keep` newest checkpoints and the `leaders`."""
     found = checkpoints(output)
-    spared = {*found[-keep:], best(found)}
+    spared = {*found[-keep:], *leaders(found)}
     for old in found:
         if old not in spared:
             # Renamed first: half a deleted checkpoint would pass for a damaged one.
@@ -153,18 +153,20 @@ def prune(output: Path, keep: int) -> None:
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def best(folders: Iterable[Path]) -> Path | None:
-    """The checkpoint with the lowest `score` in its training.json, the newest of equals; None where none has one."""
-    scored = []
+def leaders(folders: Iterable[Path]) -> list[Path]:
+    """Of checkpoints, oldest first, the one with the lowest `score` in its training.json, the newest of equals; where
+    validation came to be on other clips (`scored_on`), one for each of them, the latest last."""
+    lowest: dict[str | None, tuple[float, Path]] = {}
     for folder in folders:
         try:
-            score = read_training(folder).get("score")
+            training = read_training(folder)
         except (ValueError, UserError):
             continue
+        score, clips = training.get("score"), training.get("scored_on")
         if score is not None:
-            scored.append((score, folder))
-    lowest = min((score for score, _ in scored), default=None)
-    return next((folder for score, folder in reversed(scored) if score == lowest), None)
+            before = lowest.pop(clips, (score, folder))
+            lowest[clips] = (score, folder) if score <= before[0] else before
+    return [folder for _, folder in lowest.values()]
 
 
 def flat(values: dict, above: str = "") -> dict[str, Any]:

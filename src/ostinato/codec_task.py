@@ -154,6 +154,10 @@ class CodecTask:
         rate = self.data.store.info["sample_rate"]
         return {"codec": f"audio, {rate} Hz", "clips": len(self.data), "digest": self.data.store.digest()}
 
+    def measure(self) -> str:
+        """What validation listens to: scores of anything else are not to be compared."""
+        return self.held_out.digest(spread(len(self.held_out), self.run.train.validation_clips))
+
     def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """State dict of the module in training -> of a plain `PocketCodec`."""
         return weights

@@ -150,6 +150,11 @@ class FineTask:
         """What clips the run is trained on."""
         return {"codec": self.codec_id, "clips": len(self.data), "digest": self.data.store.digest()}
 
+    def measure(self) -> str:
+        """What validation listens to: scores of anything else are not to be compared."""
+        chosen = spread(len(self.held_out), self.run.train.validation_clips)
+        return f"{self.held_out.store.digest(chosen)}, {self.run.clip_seconds:g} s"
+
     def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """State dict of the module in training -> of a plain denoiser."""
         return weights

@@ -106,9 +106,11 @@ class Store:
         licence, source, split, frames (codec frames T, or samples in a PCM store)."""
         return self.table.slice(range(len(self))[i], 1).to_pylist()[0]
 
-    def digest(self) -> str:
-        """16 hex digits that two views share when they have the same clips in the same order."""
-        return hashlib.sha256("\n".join(self.table["id"].to_pylist()).encode()).hexdigest()[:16]
+    def digest(self, clips: list[int] | None = None) -> str:
+        """16 hex digits that two views share when they have the same clips in the same order; or of some `clips`."""
+        ids = self.table["id"].to_pylist()
+        chosen = ids if clips is None else [ids[i] for i in clips]
+        return hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:16]
 
     def _payload(self, i: int) -> pa.Buffer:
         shard, row = (int(n) for n in self._where[range(len(self))[i]])

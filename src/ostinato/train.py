@@ -205,9 +205,9 @@ class Loop:
                 self.checkpoint()
             console.print(f"interrupted: step {self.step} saved; the same command continues from it")
             raise KeyboardInterrupt
-        good = checkpoint.best(checkpoints(self.output)) if accelerator.is_main_process else None
-        if good and good != self.folder():
-            console.print(f"{good} validated best; take it with --model {good}")
+        good = checkpoint.leaders(checkpoints(self.output)) if accelerator.is_main_process else []
+        if good and good[-1] != self.folder():
+            console.print(f"{good[-1]} validated best; take it with --model {good[-1]}")
         return self.folder()
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
@@ -332,6 +332,7 @@ class Loop:
             "seed": self.hyper.seed,
             "processes": self.accelerator.num_processes,
             "score": score if step == self.step and math.isfinite(score) else None,
+            "scored_on": self.task.measure(),
             "weights": "ema.safetensors" if averaged else "model.safetensors",
             "data": self.task.identity(),
             "run": dataclasses.asdict(self.run_config),
