@@ -15,6 +15,7 @@ from runs import lm_run, log_of
 from safetensors.torch import load_file
 from tiny import melody
 
+from ostinato import cli
 from ostinato.checkpoint import checkpoints
 from ostinato.codec import fingerprint, load_codec
 from ostinato.data import prepare
@@ -39,9 +40,9 @@ def work(root):
         run_on(root, "copied", 2),
         run_on(root, "sharded", 2, shard=True, steps=3),
         run_on(root, "sharded", 2, shard=True),  # resumed
-        run_on(root, "cross", 2, shard=True, steps=2, variant="cross-simba"),
     ):
         train(run)
+    cli.train(root / "cross.json")
     original, calls = LMTask.backward, []
 
     def asked(task, *arguments):
@@ -74,10 +75,18 @@ def trained(stores, tmp_path_factory):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         f"import test_processes; test_processes.work({str(root)!r})\n"
     )
+    cross = run_on(root, "cross", 2, shard=True, steps=2, variant="cross-simba")
+    (root / "cross.json").write_text(json.dumps(dataclasses.asdict(cross)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
+    (root / "stdout").write_text(done.stdout)
     return root
+
+
+def test_the_command_prints_its_last_checkpoint_once(trained):
+    last = str(trained / "cross" / "step-0000002")
+    assert (trained / "stdout").read_text().splitlines().count(last) == 1
 
 
 @pytest.mark.parametrize("name", ["copied", "sharded"])

@@ -184,9 +184,12 @@ def train(
         from ostinato.plan import plan as plan_run
 
         return Console().print(plan_run(run, gpu, mfu))
+    from ostinato.processes import is_first
     from ostinato.train import train as run_training
 
-    print(run_training(run, fresh))
+    last = run_training(run, fresh)
+    if is_first():
+        print(last)
 
 
 @app.command()

@@ -26,6 +26,11 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks for all that the launcher started."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def make_accelerator(hyper: Optimisation, output: Path) -> Accelerator:
     """An Accelerator for the processes launched. On CPUs they speak gloo, which accelerate has to be told.
     Raises UserError as `tracker` does."""
