@@ -277,6 +277,8 @@ def test_train_tells_mistakes(made, tmp_path, told):
     assert "T5" in train(f"text={made / 'codec' / 'step-0000002'}", f"output={tmp_path / 'run'}")
     other_rate = "model.sample_rate=16000", f"output={tmp_path / 'run'}"
     assert "--sample-rate 16000" in train(*other_rate, path=made / "codec.yaml")
+    for option, value in (("--gpu", "RTX 4090"), ("--mfu", "0.3")):
+        assert "add --plan" in told("train", made / "lm.yaml", f"--set=output={tmp_path / 'run'}", option, value)
     assert not list(tmp_path.rglob("step-*"))
 
 

@@ -170,7 +170,9 @@ def train(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print parameters, FLOPs, memory and hours of the run, and do nothing.")
     ] = False,
-    gpu: Annotated[str | None, typer.Option(help="Plan for a GPU such as 'RTX 4090'; default: what is here.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="With --plan: a GPU such as 'RTX 4090'; default: what is here.")
+    ] = None,
     mfu: Annotated[
         float | None, typer.Option(help="With --plan: the share of the peak to reckon with; a GPU 0.4, a CPU 0.13.")
     ] = None,
@@ -178,9 +180,12 @@ def train(
     """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
     from ostinato.config import load_run
 
+    for option, value in {"--gpu": gpu, "--mfu": mfu}.items():
+        if value is not None and not plan:
+            raise UserError(f"{option} {value} only says what --plan is to reckon with: add --plan, or leave it out")
     options = {"init": init, "data": data, "output": output, "lora": lora}
     run = load_run(config, setting or [], {key: value for key, value in options.items() if value is not None})
-    if plan or gpu:
+    if plan:
         from ostinato.plan import plan as plan_run
 
         return Console().print(plan_run(run, gpu, mfu))
