@@ -583,7 +583,7 @@ def test_speeds_are_logged(stores, tmp_path, monkeypatch):
     """Tokens are steps of the pattern where a code stands; MFU where a peak is known, and nowhere else."""
     train(lm_run(stores, tmp_path / "unknown", text_dropout=0.0))
     assert all("mfu" not in line for line in log_of(tmp_path / "unknown"))
-    monkeypatch.setattr("ostinato.train.peak_flops", lambda device: 1e9)
+    monkeypatch.setattr("ostinato.pace.peak_flops", lambda device: 1e9)
     run = lm_run(stores, tmp_path / "known", text_dropout=0.0)
     train(run)
     text = max(load_text_encoder("minilm")([caption])[0].shape[1] for caption in CAPTIONS.values())

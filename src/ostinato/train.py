@@ -36,7 +36,7 @@ from ostinato.errors import UserError
 from ostinato.folder import write_atomic
 from ostinato.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
 from ostinato.order import make_loader, sample_order, seed_of
-from ostinato.plan import peak_flops
+from ostinato.pace import Pace, shown
 from ostinato.processes import launched, make_accelerator, shard, whole, without_sync
 from ostinato.spectrogram import write_spectrogram
 
@@ -80,8 +80,7 @@ class Loop:
         self.asked = self.agreed = False  # to stop: this process, by a signal; all of them
         self.between_steps = True  # weights and optimizers belong to self.step
         self.scored: tuple[int, float, bool] = (0, math.inf, False)  # step, lowest score, of the averaged weights?
-        self.spent, self.counted, self.tokens, self.flops = 0.0, 0, 0.0, 0  # since the last line of the log
-        self.peak = peak_flops(accelerator.device)  # FLOP/s, where it is known
+        self.pace = Pace(accelerator.device)
         found = self.find()
         self.step = int(found[1]["step"]) if found else 0
         states = self.restore(*found) if found else None
@@ -187,7 +186,7 @@ class Loop:
                     progress.update(bar, completed=self.step, description=shown(metrics, left))
                     if self.step % hyper.log_every == 0 or self.step == hyper.steps:
                         self.log(metrics, "train")
-                        self.spent, self.counted, self.tokens, self.flops = 0.0, 0, 0.0, 0
+                        self.pace.restart()
                     last = self.step == hyper.steps
                     if self.step % hyper.validate_every == 0 or last:
                         self.validate()
@@ -213,7 +212,7 @@ class Loop:
     def optimise(self, batches: Iterator) -> dict[str, float]:
         """One optimizer step over `accumulation` micro-batches; returns the mean metrics of all processes."""
         hyper, accelerator, modules = self.hyper, self.accelerator, self.task.modules
-        began, rate = time.monotonic(), learning_rate(self.step, hyper)
+        began, rate, flops = time.monotonic(), learning_rate(self.step, hyper), 0
         total: dict[str, Tensor] = {}
         for micro in range(hyper.accumulation):
             batch = next(batches)
@@ -226,7 +225,7 @@ class Loop:
             final = micro == hyper.accumulation - 1
             with nullcontext() if final else without_sync(accelerator, modules[self.task.main]):
                 metrics = self.task.backward(accelerator, batch, self.step, 1 / hyper.accumulation)
-            self.flops += self.task.flops(batch) if self.peak else 0
+            flops += self.task.flops(batch) if self.pace.peak else 0
             for name, value in metrics.items():
                 total[name] = total.get(name, 0.0) + value / hyper.accumulation
         found = self.agree(total)
@@ -250,9 +249,9 @@ class Loop:
         if self.average:
             self.average.update(self.main(), self.step)
         self.between_steps = True
-        self.tokens += found.pop("tokens", 0.0) * hyper.accumulation * accelerator.num_processes
-        self.counted, self.spent = self.counted + 1, self.spent + time.monotonic() - began
-        return self.speeds() | found
+        tokens = found.pop("tokens", 0.0) * hyper.accumulation * accelerator.num_processes
+        self.pace.add(time.monotonic() - began, tokens, flops)
+        return self.pace.speeds() | found
 
     def agree(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         """Means over the processes, in one exchange, together with whether one of them was asked to stop."""
@@ -264,16 +263,6 @@ class Loop:
 
     def stopping(self) -> bool:
         return self.asked if self.accelerator.num_processes == 1 else self.agreed
-
-    def speeds(self) -> dict[str, float]:
-        """Of the steps since the last line of the log, validation and checkpoints left out. mfu: model FLOPs
-        utilisation, the share of the GPUs' peak that `plan.step_flops` makes up; not told where that is not known."""
-        out = {"steps_per_second": self.counted / self.spent}
-        if self.tokens:
-            out["tokens_per_second"] = self.tokens / self.spent
-        if self.flops and self.peak:
-            out["mfu"] = self.flops / self.spent / self.peak
-        return out
 
     def log(self, metrics: dict[str, float], prefix: str) -> None:
         try:
@@ -409,14 +398,3 @@ class Loop:
         self.asked = True
         if self.accelerator.num_processes == 1:
             signal.signal(number, signal.SIG_DFL)
-
-
-def shown(metrics: dict[str, float], left: float) -> str:
-    """The progress line: metrics, and the seconds left."""
-    parts = [f"loss {metrics['loss']:.4f}", f"{metrics['steps_per_second']:.2f} steps/s"]
-    if "tokens_per_second" in metrics:
-        parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
-    if "mfu" in metrics:
-        parts.append(f"{metrics['mfu']:.1%} MFU")
-    hours, seconds = divmod(round(left), 3600)
-    return " · ".join([*parts, f"left {hours}:{seconds // 60:02d}:{seconds % 60:02d}"])
