@@ -100,7 +100,7 @@ def test_the_figures_are_drawn_from_what_was_evaluated(world, tmp_path, capfd): 
     }  # fmt: skip
     text = (tmp_path / "out" / "report.md").read_text()
     assert "ours: prefix-simba-9" not in text.partition("The paper's own")[0].partition("Table II")[0]
-    assert "| prefix-simba-9 |" in text
+    assert "| Prefix SiMBA, all codebooks (ours: prefix-simba-9) |" in text
 
 
 def test_what_is_no_evaluation_is_told(tmp_path, told):  # noqa: F811

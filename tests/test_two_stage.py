@@ -3,18 +3,24 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import soundfile as sf
 import torch
 from runs import lm_run
+from test_evaluate import MelEars, by_name, settings
 from test_fine import fine_run
 from typer.testing import CliRunner
 
 import ostinato
+from ostinato.audio import read_audio, write_audio
 from ostinato.cli import app
 from ostinato.errors import UserError
+from ostinato.evaluate import evaluate
 from ostinato.model import describe
+from ostinato.prompts import load_prompts
+from ostinato.report import report
 from ostinato.train import train
 from ostinato.two_stage import join
 
@@ -105,3 +111,72 @@ def test_steps_and_windows_are_settings_of_the_model(folder):
     model.fine.sampling = dataclasses.replace(model.fine.sampling, sampler="ddpm", steps=4)
     codes = [model.generate("a tune", 0.5, seed=s).codes for s in (1, 1, 2)]
     assert torch.equal(codes[0], codes[1]) and not torch.equal(codes[0], codes[2])
+
+
+@pytest.fixture
+def ask(stores, tmp_path, monkeypatch):
+    """Evaluates targets on three sentences, of which two have a recording."""
+    monkeypatch.setattr("ostinato.evaluate.load_listener", lambda spec, device="cpu": MelEars())
+    (tmp_path / "prompts.csv").write_text("name,caption\nabsent,nothing\nrise,a rising one\nfall,a falling one\n")
+    prompts = load_prompts(str(tmp_path / "prompts.csv"))
+
+    def ask(*targets, reference=stores / "music", **changes):
+        asked = settings(tmp_path, seconds=1, seed=7, metrics=("fd",), **changes)
+        return prompts, evaluate([str(t) for t in targets], prompts, reference, tmp_path / "out", asked)
+
+    return ask
+
+
+def test_oracles_tell_the_stages_apart(ask, stores, folder, tmp_path):
+    """Rows of their own: the real first codebook, that and the fine stage (as the model would play on), all codebooks;
+    shared where codec and fine stage are."""
+    twin = shutil.copytree(folder, tmp_path / "twin")
+    prompts, results = ask(f"simba={folder}", f"twin={twin}", codec=str(stores / "codec"), codebooks=(2, 3))
+    rows = by_name(results)
+    oracle = "real, 1 of 3 codebooks and the fine stage of simba"
+    through = [f"real, {of}, {n} of 3 codebooks" for of, n in (("codec", 2), ("codec", 3), ("codec of simba", 1))]
+    assert list(rows) == ["real", *through, oracle, "simba", "twin"]
+    assert [row["clips"] for row in rows.values()] == [2] * 5 + [3] * 2
+    assert rows[oracle]["notes"] == ["twin has the same fine stage"]
+    clips = tmp_path / "out" / "clips"
+    refined = Path(rows[oracle]["folder"])
+    model = ostinato.load(folder)
+    for i, p in enumerate(prompts.prompts):
+        if p.name != "absent":
+            source = next((stores / "music").glob(f"{p.name}.*"))
+            real = model.codec.encode(read_audio(source, 8000, seconds=1)[None])[:, :1]
+            text, empty = model.text([p.text]), model.text([""])
+            codes = torch.stack([*model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
+            write_audio(tmp_path / "wanted.wav", model.codec.decode(codes)[0].clamp(-1, 1), 8000)
+            assert (refined / f"{p.name}.wav").read_bytes() == (tmp_path / "wanted.wav").read_bytes()
+    kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in clips.rglob("*.wav")}
+    (refined / "rise.wav").unlink()
+    _, again = ask(f"simba={folder}", f"twin={twin}", codec=str(stores / "codec"), codebooks=(2, 3))
+    assert by_name(again)[oracle]["scores"] == rows[oracle]["scores"]
+    assert {p: p.read_bytes() for p in kept} == {p: sound for p, (sound, _) in kept.items()}
+    assert [p for p, (_, time) in kept.items() if p.stat().st_mtime_ns != time] == [refined / "rise.wav"]
+
+
+def test_a_report_has_two_stages_in_their_place(ask, folder, tmp_path):
+    _, results = ask(f"mine={folder}")
+    about = by_name(results)["mine"]["about"]
+    assert about["step"] == 1 and 0 < about["fine_parameters"] < about["parameters"]
+    text = report([tmp_path / "out"], [], tmp_path / "report")[0].read_text()
+    second = text.partition("## Table II:")[2].partition("## Table IV")[0]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in second.splitlines() if "ours:" in line]
+    sizes = f"{(about['parameters'] - about['fine_parameters']) / 1e6:.1f} M + {about['fine_parameters'] / 1e6:.1f} M"
+    assert [(line[0].partition(" (ours")[0], *line[1:3]) for line in lines] == [
+        ("GT (1 layer)", "", ""),
+        ("GT (3 layers)", "", ""),
+        ("GT (1 layer)/Diffusion", f"{about['fine_parameters'] / 1e6:.1f} M", ""),
+        ("Prefix SiMBA/Diffusion", sizes, "1"),
+    ]
+
+
+def test_no_recordings_no_oracles(ask, stores, folder, tmp_path):
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    shutil.copy(stores / "music" / "held.wav", strangers)
+    for reference in (None, strangers):
+        _, results = ask(f"simba={folder}", reference=reference)
+        assert [row["name"] for row in results["rows"]] == ["simba"]

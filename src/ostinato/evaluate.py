@@ -1,25 +1,27 @@
 """`ostinato evaluate`: clips of folders and models, held against real music by the metrics of the papers.
 
-Rows are sets of clips: the real recordings, the same through a codec's first codebooks, and every target. A metric is
-computed with the listeners it is defined on (`scoring.METRICS`); what stand-ins heard goes into a table of its own.
+Rows are sets of clips: the real recordings, the same through a codec's first codebooks, the oracles of two-stage
+models, and every target. A metric is computed with the listeners it is defined on (`scoring.METRICS`); what stand-ins
+heard goes into a table of its own.
 """
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ostinato import __version__
-from ostinato.codec import load_codec
+from ostinato.codec import Codec, fingerprint, load_codec
 from ostinato.errors import UserError, nearest
 from ostinato.faults import count_faults
+from ostinato.fine import identity
 from ostinato.hearing import SHORTEST, ClipSet, Ear, find_clips, rate_notes
 from ostinato.listeners import LISTENERS, load_listener
 from ostinato.metrics import REPLICATES, Score
 from ostinato.overlap import Training, nearest_embeddings
 from ostinato.prompts import Prompt, PromptSet
-from ostinato.rendering import Told, is_model, render_model, render_real, save_json
+from ostinato.rendering import Told, is_model, load_fine_of, render_cut, render_model, render_refined, save_json
 from ostinato.scoring import METRICS, Ground, Session, scores
 
 FORMAT = 1
@@ -105,7 +107,7 @@ def evaluate(
     for spec in settings.listeners:
         load_listener(spec)
     training = Training(settings.store, settings.seconds, settings.device) if settings.store else None
-    rows = [*real_rows(real, prompts, output, settings, told)]
+    rows = [*real_rows(real, named, prompts, output, settings, told)]
     rows += [Row(clips_of(name, target, prompts, output, settings, told)) for name, target in named]
     if not rows:
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference")
@@ -176,9 +178,15 @@ def chosen(clips: ClipSet, prompts: PromptSet | None) -> ClipSet:
 
 
 def real_rows(
-    real: ClipSet | None, prompts: PromptSet | None, output: Path, settings: Settings, told: Told
-) -> Iterable[Row]:
-    """The ground truth: the recordings of the prompts (of no prompts, all), and these through the codec."""
+    real: ClipSet | None,
+    named: Sequence[tuple[str, str]],
+    prompts: PromptSet | None,
+    output: Path,
+    settings: Settings,
+    told: Told,
+) -> Iterator[Row]:
+    """The ground truth: the recordings of the prompts (of no prompts, all), these through the codec, and the oracles of
+    the targets (name and target of each) that are two-stage models."""
     if real is None:
         if settings.codebooks:
             raise UserError("real clips go through a codec, and there are none: give --reference FOLDER")
@@ -194,13 +202,55 @@ def real_rows(
     if files:
         note = "these clips are among those of the reference, which brings them nearer to it"
         yield Row(ClipSet("real", dict(files), "real", notes=[note]))
+    cut: set[tuple[str, int]] = set()  # fingerprint of the codec and number of codebooks, of the rows so far
     if settings.codebooks:
         codec = load_codec(settings.codec, settings.device)
         label = Path(settings.codec).name
         for n in settings.codebooks:
-            name = f"real, {label}, {n} of {codec.num_codebooks} codebooks"
-            subset, folder = ClipSet(name, files), output / "clips" / f"real-{label}-{n}"
-            yield Row(render_real(name, subset, codec, n, folder, settings.seconds, told))
+            cut.add((fingerprint(codec), n))
+            yield cut_row(label, files, codec, n, output / "clips" / f"real-{label}-{n}", settings, told)
+    if prompts is not None and files:
+        yield from oracle_rows(files, named, cut, prompts, output, settings, told)
+
+
+def cut_row(
+    label: str, files: dict[str, Path], codec: Codec, n: int, folder: Path, settings: Settings, told: Told
+) -> Row:
+    name = f"real, {label}, {n} of {codec.num_codebooks} codebooks"
+    return Row(render_cut(name, files, codec, n, folder, settings.seconds, told))
+
+
+def oracle_rows(
+    files: dict[str, Path],
+    named: Sequence[tuple[str, str]],
+    cut: set[tuple[str, int]],
+    prompts: PromptSet,
+    output: Path,
+    settings: Settings,
+    told: Told,
+) -> Iterator[Row]:
+    """What tells the stages of a two-stage model apart: the recordings (by their prompts' names) through the first
+    codebook of its codec, through that and its fine stage, and through all codebooks. Models that share a codec or a
+    fine stage share the rows. cut: as in `real_rows`."""
+    refined: dict[str, Row] = {}
+    for name, target in named:
+        told(f"loading {name}", 0, 1)
+        stage = load_fine_of(target, settings.device)
+        if stage is None:
+            continue
+        codec_id, fine_id, K = fingerprint(stage.codec), identity(stage), stage.codec.num_codebooks
+        for n in (1, K):
+            if (codec_id, n) not in cut:
+                cut.add((codec_id, n))
+                folder = output / "clips" / f"real-{codec_id}-{n}"
+                yield cut_row(f"codec of {name}", files, stage.codec, n, folder, settings, told)
+        if fine_id in refined:
+            refined[fine_id].clips.notes.append(f"{name} has the same fine stage")
+            continue
+        title, folder = f"real, 1 of {K} codebooks and the fine stage of {name}", output / "clips" / f"real-{fine_id}"
+        s = settings
+        refined[fine_id] = Row(render_refined(title, files, stage, prompts, folder, s.seconds, s.seed, told))
+        yield refined[fine_id]
 
 
 def paired(prompt: Prompt, real: ClipSet) -> str | None:
@@ -245,7 +295,7 @@ def listen(
         embedded = listener.embed_text([p.text for p in prompts.prompts]).float().cpu().numpy()
         session.texts = {p.name: x for p, x in zip(prompts.prompts, embedded, strict=True)}
     for row in rows:
-        short = least if row.clips.kind in ("real", "codec") else None
+        short = least if row.clips.kind in ("real", "codec", "oracle") else None
         row.heard[name] = ear.hear(row.clips, settings.seconds, least=short, on_clip=step)
         if settings.drift:
             starts = [i * DRIFT_SECONDS for i in range(int(settings.seconds // DRIFT_SECONDS))]

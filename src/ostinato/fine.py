@@ -4,6 +4,7 @@ A folder has config.json (model_type "ostinato-fine") and model.safetensors, the
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ostinato.codec import Codec
+from ostinato.codec import Codec, fingerprint
 from ostinato.config import build
 from ostinato.denoisers import FineConfig, make_denoiser
 from ostinato.diffusion import FineSampling, guided, noises, windows
@@ -134,6 +135,16 @@ class FineStage:
         """`latents`, snapped: the codes [b, K] of one frame after another."""
         for codes, fine in self.latents(*arguments, **options):  # type: ignore[arg-type]
             yield snap(self.codec, codes.unsqueeze(-1), fine.unsqueeze(-1))[..., 0]
+
+
+def identity(stage: FineStage) -> str:
+    """16 hex digits that two fine stages share when they play alike: of weights, scale, settings, text encoder and
+    codec."""
+    parts = stage.sizes, stage.scale, stage.sampling, stage.config.get("text"), fingerprint(stage.codec)
+    digest = hashlib.sha256(repr(parts).encode())
+    for weight in stage.denoiser.state_dict().values():
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fine_folder(folder: str | Path) -> tuple[FineConfig, Scale, FineSampling, dict]:

@@ -1,5 +1,6 @@
 """The numbers the two papers print, to stand beside those measured here. Their plots have none to copy."""
 
+import re
 from dataclasses import dataclass
 
 SYSTEM = "Lee et al., Training-Efficient Text-to-Music Generation with State-Space Modeling, arXiv 2601.14786"
@@ -16,6 +17,13 @@ class Printed:
     size: str
     values: dict[tuple[str, int], float]
     opinions: dict[str, tuple[float, float]] | None = None
+
+
+def label_of(key: str) -> str:
+    """What a row of this key is called beside the paper's; "" for nothing."""
+    if layers := re.fullmatch(r"real-(\d+)", key):
+        return f"GT ({layers[1]} layer{'' if layers[1] == '1' else 's'})"
+    return LABELS.get(key, "")
 
 
 def ten(fd: float, kl: float, clap: float) -> dict[tuple[str, int], float]:
@@ -66,6 +74,12 @@ TABLE_2 = (  # 100,000 steps, but MusicGen-small, whose authors trained it on 20
         ten(74.4559, 1.2948, 0.2370) | twenty_five(85.2023, 0.9408, 0.2495),
     ),
 )
+# Rows of ours that Table II has none of, in its words; real music through the first n codebooks is `real-n`.
+LABELS = {
+    "real-diffusion": "GT (1 layer)/Diffusion",
+    "prefix-mamba-diffusion": "Prefix Mamba/Diffusion",
+    "cross-simba-diffusion": "Cross SiMBA/Diffusion",
+}
 TABLE_4 = (  # 100,000 steps, 19 listeners; the paper gives the blocks as 281 M, 141 M and 94.4 M
     Printed(
         "blocks-24",

@@ -1,24 +1,28 @@
-"""Clips to evaluate: those a model makes of a prompt set, and real ones through a codec's first codebooks. What is
-there already is not made again."""
+"""Clips to evaluate: those a model makes of a prompt set, and real ones through a codec's first codebooks, alone or
+with a fine stage for the others. What is there already is not made again."""
 
 import json
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.audio import read_audio, write_audio
 from ostinato.codec import Codec, fingerprint
 from ostinato.errors import UserError
+from ostinato.fine import FineStage
 from ostinato.folder import read_config, write_atomic
 from ostinato.hearing import ClipSet
-from ostinato.model import Ostinato, load, resolve, training_rows
+from ostinato.lm import count_parameters
+from ostinato.model import TWO_STAGE, Ostinato, load, resolve, training_rows
 from ostinato.musicgen import MusicGen
 from ostinato.prompts import PromptSet
 
@@ -32,6 +36,15 @@ def load_target(target: str, device: str) -> Ostinato | MusicGen:
     if read_config(folder).get("model_type") in MUSICGEN_TYPES:
         return MusicGen(folder, device)
     return load(folder, device)
+
+
+def load_fine_of(target: str, device: str) -> FineStage | None:
+    """The fine stage of a target, with its codec and a text encoder; None of a target that is no two-stage model."""
+    if not is_model(target) or read_config(resolve(target)).get("model_type") != TWO_STAGE:
+        return None
+    model = load(target, device)
+    assert model.fine
+    return replace(model.fine, text=model.fine.text or model.text)
 
 
 def is_model(target: str) -> bool:
@@ -131,8 +144,9 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
     folder = resolve(target)
     config = model.lm.config
     weights = [file for name in ("", "lm", "fine") if (file := folder / name / "model.safetensors").is_file()]
-    networks = [model.lm, *([model.fine.denoiser] if model.fine else [])]
-    return {
+    count, fine = count_parameters(model.lm), count_parameters(model.fine.denoiser) if model.fine else 0
+    trained = training_rows(folder / "lm" if model.fine else folder).get("trained")
+    about = {
         "source": target,
         "folder": folder.name,
         "bytes": sum(file.stat().st_size for file in weights),
@@ -142,9 +156,10 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
         "codebooks": model.num_codebooks,
         "fine": model.fine.sizes.denoiser if model.fine else None,
         "pattern": config.pattern,
-        "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        "step": int(trained.split()[0]) if (trained := training_rows(folder).get("trained")) else None,
+        "parameters": count + fine,
+        "step": int(trained.split()[0]) if trained else None,
     }
+    return about | ({"fine_parameters": fine} if fine else {})
 
 
 def watch_memory() -> None:
@@ -176,23 +191,64 @@ def generation_flops(model: Ostinato, prompt: str, seconds: float = 1.0) -> floa
     return counter.get_total_flops() / seconds
 
 
-def render_real(
-    name: str, real: ClipSet, codec: Codec, codebooks: int, out: Path, seconds: float, told: Told
+def render_cut(
+    name: str, real: dict[str, Path], codec: Codec, codebooks: int, out: Path, seconds: float, told: Told
 ) -> ClipSet:
-    """Real clips through the first `codebooks` codebooks of a codec, made where `out` lacks them; those that cannot be
-    read are lost. Raises UserError for more codebooks than the codec has."""
+    """Real clips, by stem, through the first `codebooks` codebooks of a codec. Raises UserError for more codebooks than
+    the codec has."""
     if not 1 <= codebooks <= codec.num_codebooks:
         raise UserError(f"{codec.name} has {codec.num_codebooks} codebooks, and {codebooks} were asked")
-    begin_folder(out, {"codec": codec.name, "codebooks": codebooks, "seconds": seconds})
-    clips = ClipSet(name, {}, "codec", about={"codec": codec.name, "codebooks": codebooks})
+    about = {"codec": codec.name, "codebooks": codebooks}
+    begin_folder(out, about | {"seconds": seconds})
+    clips = ClipSet(name, {}, "codec", about=about)
+    return through_codec(clips, real, codec, out, seconds, told, lambda stem, codes: codes[:, :codebooks])
+
+
+def render_refined(
+    name: str,
+    real: dict[str, Path],
+    stage: FineStage,
+    prompts: PromptSet,
+    out: Path,
+    seconds: float,
+    seed: int,
+    told: Told,
+) -> ClipSet:
+    """The first codebook of real clips, by their prompts' names, and a fine stage's others: what its model would play
+    if its first stage never erred. Sentence and seed are those of the model's own clip. `out` is for this stage alone."""
+    assert stage.text
+    begin_folder(out, {"seconds": seconds, "seed": seed, "prompts": prompts.about.get("sha256")})
+    about = {"codec": stage.codec.name, "fine": stage.sizes.denoiser, "parameters": count_parameters(stage.denoiser)}
+    texts = {p.name: (stage.text([p.text]), seed + i) for i, p in enumerate(prompts.prompts) if p.name in real}
+    empty = stage.text([""])
+
+    def refine(stem: str, codes: Tensor) -> Tensor:
+        text, own_seed = texts[stem]
+        return torch.stack(list(stage.refine(codes[:, :1].unbind(-1), text, empty, [own_seed])), -1)
+
+    clips = ClipSet(name, {}, "oracle", about=about)
+    return through_codec(clips, real, stage.codec, out, seconds, told, refine)
+
+
+def through_codec(
+    clips: ClipSet,
+    real: dict[str, Path],
+    codec: Codec,
+    out: Path,
+    seconds: float,
+    told: Told,
+    change: Callable[[str, Tensor], Tensor],
+) -> ClipSet:
+    """Fill `clips` with real ones decoded from their codes, made where `out` lacks them; those that cannot be read are
+    lost. change: takes a clip's stem and codes [1, K, T], and gives the codes to decode."""
     device = next(codec.parameters()).device  # type: ignore[attr-defined]
-    for i, (stem, path) in enumerate(real.files.items()):
-        told(f"through the codec: {name}", i, len(real.files))
+    for i, (stem, path) in enumerate(real.items()):
+        told(f"through the codec: {clips.name}", i, len(real))
         target = out / f"{stem}.wav"
         try:
             if not target.is_file():
                 audio = read_audio(path, codec.sample_rate, seconds=seconds)
-                codes = codec.encode(audio[None].to(device))[:, :codebooks]
+                codes = change(stem, codec.encode(audio[None].to(device)))
                 whole = codec.decode(codes)[0, :, : audio.shape[-1]].clamp(-1, 1)
                 write_audio(target, whole.cpu(), codec.sample_rate)
             clips.files[stem] = target

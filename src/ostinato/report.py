@@ -12,12 +12,12 @@ from ostinato.errors import UserError
 from ostinato.figures import codebooks_figure, losses_figure, mel_figure, steps_figure
 from ostinato.folder import write_atomic
 from ostinato.lm import VARIANTS
-from ostinato.papers import STUDY, SYSTEM, TABLE_1, TABLE_2, TABLE_4, Printed
+from ostinato.papers import STUDY, SYSTEM, TABLE_1, TABLE_2, TABLE_4, Printed, label_of
 from ostinato.results import PAPERS, Measured, blocks_of, column_of, read_log, read_results
 from ostinato.tables import STAND_INS, cell, heading, markdown, save_figure
 
 ONE = "evaluate models with one codebook"
-TWO = "evaluate Prefix SiMBA with all codebooks, facebook/musicgen-small, or clips named as in its rows"
+TWO = "evaluate two-stage models, Prefix SiMBA with all codebooks, facebook/musicgen-small, or clips named as its rows"
 FOUR = "evaluate Prefix SiMBA of several sizes"
 STEPS = "evaluate several checkpoints of a run"
 CODEBOOKS = "evaluate with --reference and --codebooks 1,2,..."
@@ -40,8 +40,10 @@ def report(evaluations: Sequence[Path], runs: Sequence[Path], output: Path, prom
     absent: list[str] = []
 
     ones = [m for m in rows if m.key in VARIANTS or m.key == "real-1"]
-    twos = [m for m in rows if m.key in {p.key for p in TABLE_2}]
+    twos = [m for m in rows if m.key in {p.key for p in TABLE_2} or label_of(m.key)]
     fours = sorted((m for m in rows if blocks_of(m)), key=blocks_of, reverse=True)  # type: ignore[arg-type]
+    # The paper's are of two stages, and those of one stand in where there are no others.
+    fours = [m for m in fours if m.row["about"].get("fine") or m.row["kind"] == "clips"] or fours
     for title, placed, printed, needs in (
         ("Table I: four language models, one codebook", near_step(ones, 20_000, key), TABLE_1, ONE),
         ("Table II: one stage, two stages, MusicGen-small", near_step(twos, 100_000, key), TABLE_2, TWO),
@@ -99,21 +101,25 @@ def table(title: str, rows: Sequence[tuple[str, Measured]], printed: Sequence[Pr
         for proxy in (False, True)
     )
     own = [f"{metric}/{listener}" for metric, listener in PAPERS.items()]
+    titles = {p.key: p.label for p in printed}
     if published:
-        parts.append(beside(published, printed, own))
+        parts.append(beside(published, printed, own, titles))
     if proxies:
         columns = [c for metric in PAPERS if (c := column_of(metric, [m for _, m in proxies], True))]
-        parts += [f"{STAND_INS}:", beside(proxies, [], columns)]
+        parts += [f"{STAND_INS}:", beside(proxies, [], columns, titles)]
     if not published:
-        parts += ["The paper's own:", beside([], printed, own)]
+        parts += ["The paper's own:", beside([], printed, own, titles)]
     if opinions := [(p.label, p.opinions) for p in printed if p.opinions]:
         said = [[label, *(f"{mean:.2f} ± {std:.2f}" for mean, std in marks.values())] for label, marks in opinions]
         parts += ["The paper's listeners, 1 to 5:", markdown([["", *opinions[0][1]], *said])]
     return "\n\n".join(parts)
 
 
-def beside(ours: Sequence[tuple[str, Measured]], printed: Sequence[Printed], columns: Sequence[str]) -> str:
-    """Ours and the paper's in one table: a line for every key of either, a column for every metric and length."""
+def beside(
+    ours: Sequence[tuple[str, Measured]], printed: Sequence[Printed], columns: Sequence[str], titles: dict[str, str]
+) -> str:
+    """Ours and the paper's in one table: a line for every key of either, real music first, a column for every metric
+    and length. titles: what the paper calls a key."""
     paper = {p.key: p for p in printed}
     lengths = sorted({round(m.seconds) for _, m in ours} | {s for p in printed for _, s in p.values})
     head, lines = ["model", "parameters", "step"], []
@@ -121,15 +127,19 @@ def beside(ours: Sequence[tuple[str, Measured]], printed: Sequence[Printed], col
         for column in columns:
             head += [f"{heading(column)}, {seconds} s"] if ours else []
             head += [f"paper: {heading(column)}, {seconds} s"] if printed else []
-    for key in dict.fromkeys([*paper, *(key for key, _ in ours)]):
+    real = [key for key, _ in ours if key.startswith("real-")]
+    for key in dict.fromkeys([*real, *paper, *(key for key, _ in ours)]):
         mine, theirs = [m for k, m in ours if k == key], paper.get(key)
         for run, step in dict.fromkeys([(m.run, m.step) for m in mine] or [("", None)]):
             same = {round(m.seconds): m.row for m in mine if (m.run, m.step) == (run, step)}
             about: dict = next((row["about"] for row in same.values()), {})
-            size = [f"{about['parameters'] / 1e6:.1f} M"] if about.get("parameters") else []
+            fine = about.get("fine_parameters", 0)
+            stages = [count for count in (about.get("parameters", 0) - fine, fine) if count]
+            size = [" + ".join(f"{count / 1e6:.1f} M" for count in stages)] if stages else []
             size += [f"paper: {theirs.size}"] if theirs and theirs.size else []
             names = ", ".join(sorted({row["name"] for row in same.values()}))
-            label = f"{theirs.label} (ours: {names})" if theirs and names else theirs.label if theirs else names
+            title = titles.get(key) or label_of(key)
+            label = f"{title} (ours: {names})" if title and names else title or names
             line = [label, "; ".join(size), "" if step is None else str(step)]
             for seconds in lengths:
                 for column in columns:

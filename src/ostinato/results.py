@@ -55,14 +55,17 @@ def key_of(row: dict[str, Any]) -> str:
     about, name = row["about"], row["name"].lower()
     if row["kind"] == "codec":
         return f"real-{about['codebooks']}"
-    if row["kind"] == "real":
-        return "real"
+    if row["kind"] in ("real", "oracle"):
+        return "real" if row["kind"] == "real" else "real-diffusion"
     for words in ("simba-diffusion", "transformer-diffusion", "musicgen-small", "prefix-simba-9"):
         if words in name:
             return words
     if about.get("variant") == "musicgen":
         return "musicgen-small" if about["parameters"] < MUSICGEN_MEDIUM else ""
-    if variant := about.get("variant"):
+    variant = about.get("variant")
+    if about.get("fine"):
+        return {"prefix-simba": "simba", "cross-transformer": "transformer"}.get(variant, variant) + "-diffusion"
+    if variant:
         return variant if about["codebooks"] == 1 else f"{variant}-9" if variant == "prefix-simba" else f"{variant}-all"
     return next((v for v in (*VARIANTS, "blocks-24", "blocks-12", "blocks-6") if name.startswith(v)), "")
 
