@@ -215,7 +215,7 @@ def render_refined(
     told: Told,
 ) -> ClipSet:
     """The first codebook of real clips, by their prompts' names, and a fine stage's others: what its model would play
-    if its first stage never erred. Sentence and seed are those of the model's own clip. `out` is for this stage alone."""
+    if its first stage never erred. Sentence and seed are those of the model's own clip. `out` is this stage's alone."""
     assert stage.text
     begin_folder(out, {"seconds": seconds, "seed": seed, "prompts": prompts.about.get("sha256")})
     about = {"codec": stage.codec.name, "fine": stage.sizes.denoiser, "parameters": count_parameters(stage.denoiser)}
