@@ -101,8 +101,7 @@ class Loop:
         self.average = Average(self.main(), self.hyper.ema) if self.hyper.ema else None
         if states:
             for name, several in self.optimizers.items():
-                saved = states[name] if isinstance(states[name], list) else [states[name]]  # one, before there was Muon
-                for optimizer, state in zip(several, saved, strict=True):
+                for optimizer, state in zip(several, states[name], strict=True):
                     load_state(optimizer, state)
             if self.average and "average" in states:
                 self.average.load(states["average"])
