@@ -118,7 +118,7 @@ class LMTask:
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
         self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special)
         # Compiled, few lengths, for each is compiled anew.
-        self.remembered = Remembered(self.text, device, 64 if run.train.compile else 1)
+        self.encode_text = Remembered(self.text, device, 64 if run.train.compile else 1)
 
     def describe(self) -> str:
         c = self.run.model
@@ -127,9 +127,6 @@ class LMTask:
             f"{c.variant}, {count:.{1 if count >= 1 else 3}f} M parameters to train, {c.num_codebooks} codebooks "
             f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out"
         )
-
-    def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        return self.remembered(captions)
 
     def backward(
         self, accelerator: Any, batch: tuple[Tensor, Tensor, list[str]], step: int, scale: float
@@ -150,7 +147,7 @@ class LMTask:
         """Model FLOPs of `backward` on a batch; 0 with adapters, for which they are not counted."""
         pattern, (b, _, S) = self.lm.pattern, batch[0].shape
         frames = (S - 1 - pattern.offset * (pattern.K - 1)) // pattern.stride + 1
-        text = max(len(self.remembered.seen[caption]) for caption in batch[2])
+        text = max(len(self.encode_text.seen[caption]) for caption in batch[2])
         return 0 if self.run.lora else step_flops(self.run.model, b, frames, text)
 
     @torch.no_grad()
