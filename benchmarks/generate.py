@@ -29,7 +29,6 @@ memory (ru_maxrss) up to that length, less that of the process after its imports
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -41,7 +40,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import transformers
+from machine import machine
 from torch import Tensor, nn
 
 from ostinato.attention import KVState
@@ -227,18 +226,11 @@ def table(rows: list[dict], markdown: bool) -> str:
     body = [cells(r, base.get((r["weights"], r["music"]))) for r in rows]
     lines = [list(body[0]), *(list(line.values()) for line in body)]
     if markdown:
-        lines.insert(1, ["---"] * len(lines[0]))
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        from ostinato.tables import markdown as as_markdown  # not in the processes whose memory is measured
+
+        return as_markdown(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def machine(threads: int) -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = names[0].split(": ")[1] if names else platform.processor()
-    threads = threads or torch.get_num_threads()
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{name}, {os.cpu_count()} cores, {threads} threads, {versions}, load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ decoder of 24 layers and width 1024, EnCodec at 32 kHz. Random weights take as l
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from machine import machine
 
 PROMPT = "A slow Bach chorale played on church organ"
 FORMS = ("pack", "pack, bfloat16", "pack, int8", "pack, compiled")
@@ -102,13 +102,13 @@ def work(row: str, seconds: float, seed: int) -> dict:
 
 
 def table(results: dict[str, list[dict]], seconds: float) -> str:
+    from ostinato.tables import markdown  # not in the processes whose memory is measured
+
     def middle(row: str, key: str) -> float:
         return median(one[key] for one in results[row])
 
-    lines = [
-        "| model | M param. of LM | load, s | real-time factor (min) | first sound, s | peak MB | x MusicGen-small |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = "model; M param. of LM; load, s; real-time factor (min); first sound, s; peak MB; x MusicGen-small"
+    lines = [head.split("; ")]
     for row, rounds in results.items():
         least = min(one["rtf"] for one in rounds)
         ratio = f"{middle('musicgen-small', 'rtf') / middle(row, 'rtf'):.1f}" if "musicgen-small" in results else "-"
@@ -122,14 +122,8 @@ def table(results: dict[str, list[dict]], seconds: float) -> str:
             f"{middle(row, 'peak') / 1e6:.0f}",
             ratio,
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return f"{seconds:g} s of music, median of {len(rounds)} rounds\n\n" + "\n".join(lines)
-
-
-def machine() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = names[0].split(": ")[1] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+        lines.append(cells)
+    return f"{seconds:g} s of music, median of {len(rounds)} rounds\n\n{markdown(lines)}"
 
 
 def main() -> None:
