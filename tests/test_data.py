@@ -262,13 +262,12 @@ def test_a_second_run_does_nothing_and_a_third_only_what_is_new(folder, tmp_path
     assert sorted(after.keys() - before.keys()) == ["bb.wav#0.000", "bb.wav#2.000"]
 
 
-def test_a_changed_file_replaces_its_clips_and_a_deleted_one_keeps_them(folder, tmp_path, monkeypatch):
+def test_a_changed_file_replaces_its_clips(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SHARD_CLIPS", 5)
     prepared(folder, tmp_path / "out")
     before = contents(tmp_path / "out")
     sf.write(folder / "b.flac", music(2.0, 77), RATE)
     touch_later(folder / "b.flac")
-    (folder / "a.wav").unlink()
     report = prepared(folder, tmp_path / "out")
     after = contents(tmp_path / "out")
     assert report.processed == 1
@@ -276,6 +275,39 @@ def test_a_changed_file_replaces_its_clips_and_a_deleted_one_keeps_them(folder, 
     assert after["b.flac#0.000"][1] != before["b.flac#0.000"][1]
     assert all(after[key] == before[key] for key in before if not key.startswith("b.flac"))
     assert report.clips == len(after)
+
+
+def test_clips_of_missing_files_leave_the_store_until_these_are_back(folder, tmp_path, monkeypatch):
+    """Nothing is encoded again, and what is said of them is what is said now. A folder with none of them is refused."""
+    monkeypatch.setattr(data, "SHARD_CLIPS", 5)
+    out, away = tmp_path / "out", tmp_path / "away"
+    prepared(folder, out)
+    before = contents(out)
+    away.mkdir()
+    for name in ("a.wav", "e.wav"):
+        (folder / name).rename(away / name)
+    for _ in range(2):
+        report = prepared(folder, out)
+        after = contents(out)
+        assert after == {key: clip for key, clip in before.items() if clip[0]["path"] not in ("a.wav", "e.wav")}
+        assert (report.processed, report.clips, report.outcomes) == (0, len(after), {"ok": 4, "gone": 2})
+        assert report.seconds == pytest.approx(sum(row["seconds"] for row, _ in after.values()))
+        assert report_of(out)["e.wav"]["outcome"] == "gone"
+    assert sum(len(open_store(out).split(name)) for name in ("train", "validation", "test")) == len(after)
+    files = {f.name: f.stat().st_mtime_ns for f in out.glob("*.parquet")}
+    with pytest.raises(UserError, match="clips of 6 files, and none of them"):
+        prepared(collection(tmp_path / "others", ("x.wav", "y.wav")), out)
+    assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.parquet")} == files
+    monkeypatch.setattr(LevelCodec, "encode", None)
+    for name in ("a.wav", "e.wav"):
+        (away / name).rename(folder / name)
+    (folder / "e.txt").write_text("back again")
+    assert prepared(folder, out).outcomes == {"ok": 6}
+    found = contents(out)
+    assert {row["captions"][0] for row, _ in found.values() if row["path"] == "e.wav"} == {"back again"}
+    (folder / "e.txt").unlink()
+    prepared(folder, out)
+    assert contents(out) == before
 
 
 def test_sidecars_tables_and_tags_in_their_order(folder, tmp_path):
@@ -489,8 +521,8 @@ def test_killed_in_the_middle_it_resumes_to_the_same_store(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process for each moment")
 def test_killed_at_every_moment_that_touches_the_disk(tmp_path):
     """A child is killed before and after each fsync, rename and unlink and halfway through each shard, of a first run,
-    then of a run that meets a changed, a new and a re-described file; a second child goes on. Every store so made must
-    equal the uninterrupted one."""
+    then of a run that meets a changed, a new, a missing and a re-described file; a second child goes on. Every store so
+    made must equal the uninterrupted one."""
     old = collection(tmp_path / "old", ("a.wav", "b.wav", "c.wav", "d.wav"))
     new = collection(tmp_path / "new", ("a.wav", "b.wav", "c.wav", "d.wav", "e.wav"))
     sf.write(new / "a.wav", music(4.0, 50), RATE)
@@ -498,6 +530,7 @@ def test_killed_at_every_moment_that_touches_the_disk(tmp_path):
     for name in ("b.wav", "c.wav", "d.wav"):
         os.utime(new / name, ns=(0, (old / name).stat().st_mtime_ns))
     touch_later(new / "a.wav")
+    (new / "d.wav").unlink()
     code = """
         import os, shutil, signal
         from ostinato import store
@@ -550,5 +583,6 @@ def test_killed_at_every_moment_that_touches_the_disk(tmp_path):
         assert len(outs) > 20
         for out in outs:
             assert contents(out) == wanted, out
-            assert len(report_of(out)) == len({row["path"] for row, _ in wanted.values()})
+            told = {path for path, row in report_of(out).items() if row["outcome"] == "ok"}
+            assert told == {row["path"] for row, _ in wanted.values()}
             assert not list(out.glob("clips-*.tmp"))

@@ -142,6 +142,8 @@ def prepare(
         )
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
     print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
+    if gone := report.outcomes.get("gone"):
+        console.print(f"{gone} files have left {folder}, and their clips the store, until they are back", markup=False)
     if report.strangers:
         console.print(
             f"the captions table names {len(report.strangers)} not in {folder}, such as {report.strangers[0]}"

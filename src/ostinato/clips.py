@@ -26,7 +26,8 @@ SILENCE_WINDOW = 0.05  # s
 @dataclass
 class Record:
     """One source file, finished. size (bytes) and mtime (ns) tell whether it has changed since; about is the digest of
-    its description; outcome is ok, silent, too short, broken or empty; duration is all of it, seconds what was kept."""
+    its description, `store.GONE` while it is missing; outcome is ok, silent, too short, broken or empty; duration is
+    all of it, seconds what was kept."""
 
     path: str
     size: int

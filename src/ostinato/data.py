@@ -27,6 +27,7 @@ from ostinato.errors import UserError
 from ostinato.folder import write_atomic
 from ostinato.store import (
     FORMAT,
+    GONE,
     PAYLOAD,
     Store,
     open_store,
@@ -56,9 +57,9 @@ SHARD_SECONDS = 60.0
 
 @dataclass
 class Report:
-    """What `prepare` did. `outcomes` counts all files the store knows by outcome; `clips` and `seconds` (of audio kept)
-    are the whole store's; `processed` files were read in this run; `strangers` are paths a captions table names that
-    are not audio files of the folder."""
+    """What `prepare` did. `outcomes` counts all files the store knows by outcome, those that left the folder as gone;
+    `clips` and `seconds` (of audio kept) are those of the files that are there; `processed` files were read in this
+    run; `strangers` are paths a captions table names that are not audio files of the folder."""
 
     processed: int = 0
     clips: int = 0
@@ -100,9 +101,9 @@ def prepare(
     `codec`, or without one as 16-bit PCM at `sample_rate`.
 
     Run again, it does only new and changed files (by size and time), replaces the clips of changed ones, and brings
-    edited captions into the store without encoding again. Clips of files deleted from `folder` stay. A broken file is
-    tried again when it has changed or become readable. A file is known by its path relative to `folder`: keep one store
-    for one folder.
+    edited captions into the store without encoding again. Clips of files that have left `folder` leave the store until
+    these are back; what was encoded is kept for then. A broken file is tried again when it has changed or become
+    readable. A file is known by its path relative to `folder`: keep one store for one folder.
 
     Args:
         codec_name, codec_id: kept in store.json; codec_id (`codec.fingerprint`) says which weights made the codes.
@@ -112,9 +113,10 @@ def prepare(
         captions: a .csv or .jsonl table; None looks for captions.csv and captions.jsonl in `folder`.
         batch: clips of one file encoded together.
         progress: show a bar on stderr.
-    Raises: UserError for a folder that is missing or without audio, an `out` that cannot be written, is in use by
-        another run or was made with other settings, a captions table that cannot be understood, or when no clip came
-        of it. Broken, empty, short and silent files and sidecars do not raise; report.csv in `out` lists them.
+    Raises: UserError for a folder that is missing, without audio or without any file that the store has clips of, an
+        `out` that cannot be written, is in use by another run or was made with other settings, a captions table that
+        cannot be understood, or when no clip came of it. Broken, empty, short and silent files and sidecars do not
+        raise; report.csv in `out` lists them.
     """
     folder, out = Path(folder), Path(out)
     info = _settings(codec, codec_name, codec_id, sample_rate, clip_seconds, min_seconds, silence_db)
@@ -135,11 +137,12 @@ def prepare(
         finally:  # also when interrupted: whole files are kept
             _close(shard, info["kind"], records)
             _write_report(out, records, faults)
+    there = [r for r in records.values() if r.about != GONE]
     report = Report(
         processed=len(todo),
-        clips=sum(r.clips for r in records.values()),
-        seconds=sum(r.seconds for r in records.values()),
-        outcomes=dict(Counter(r.outcome for r in records.values())),
+        clips=sum(r.clips for r in there),
+        seconds=sum(r.seconds for r in there),
+        outcomes=dict(Counter(_outcome(r) for r in records.values())),
         strangers=strangers,
     )
     if not report.clips:
@@ -249,31 +252,40 @@ def _agree(out: Path, info: dict) -> None:
 def _bring_up_to_date(
     out: Path, folder: Path, files: dict[str, tuple[int, int]], about: dict[str, About]
 ) -> dict[str, Record]:
-    """Drop the clips and records of changed files, put edited descriptions in place, and return the records left."""
+    """Drop the clips and records of changed files, put edited descriptions in place, take those of missing files out of
+    all splits, and return the records left."""
+    shards = {file: [Record(**record) for record in read_done(file)] for file in shard_files(out)}
+    known = [record.path for done in shards.values() for record in done if record.clips]
+    if known and not any(path in files for path in known):
+        raise UserError(
+            f"{out} has clips of {len(known)} files, and none of them is in {folder}: is that the folder it was made "
+            "of, and is all of it there? Another one wants a store of its own"
+        )
     records: dict[str, Record] = {}
-    for file in shard_files(out):
-        keep, edited = {}, set()
-        old = [Record(**record) for record in read_done(file)]
+    for file, old in shards.items():
+        keep: dict[str, Record] = {}
+        said: dict[str, dict] = {}
         for record in old:
-            if record.path in files:
-                if files[record.path] != (record.size, record.mtime):
-                    continue
-                if record.about != about[record.path].digest():
-                    record.about = about[record.path].digest()
-                    edited.add(record.path)
-            keep[record.path] = record
-        if edited or len(keep) < len(old):
-            _rewrite(file, folder, keep, {path: about[path] for path in edited})
+            path = record.path
+            if path in files and files[path] != (record.size, record.mtime):
+                continue
+            digest = about[path].digest() if path in files else GONE
+            if record.about != digest:
+                there = path in files
+                said[path] = described(path, with_tags(about[path], folder / path)) if there else {"split": GONE}
+                record.about = digest
+            keep[path] = record
+        if said or len(keep) < len(old):
+            _rewrite(file, keep, said)
         records |= keep
     return records
 
 
-def _rewrite(file: Path, folder: Path, keep: dict[str, Record], edited: dict[str, About]) -> None:
-    """A shard again with only the clips of `keep`, and new descriptions for the files in `edited`."""
+def _rewrite(file: Path, keep: dict[str, Record], said: dict[str, dict]) -> None:
+    """A shard again with only the clips of `keep`, and with the columns that are `said` of some files."""
     if not keep:
         file.unlink()
         return
-    said = {path: described(path, with_tags(about, folder / path)) for path, about in edited.items()}
     table = read_shard(file)
     rows = [row | said.get(row["path"], {}) for row in table.to_pylist() if row["path"] in keep]
     kind = "codes" if "codes" in table.column_names else "pcm"
@@ -293,6 +305,10 @@ def _close(shard: _Open, kind: str, records: dict[str, Record]) -> None:
     records.update({record.path: record for record, _ in shard.files})
 
 
+def _outcome(record: Record) -> str:
+    return "gone" if record.about == GONE else record.outcome
+
+
 def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str]) -> None:
     """report.csv; `faults` are those of sidecars (see `gather`), told beside what a record has to say."""
 
@@ -303,7 +319,7 @@ def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str])
             for path in sorted(records):
                 r = records[path]
                 message = "; ".join(part for part in (r.message, faults.get(path)) if part)
-                table.writerow([path, r.outcome, r.clips, f"{r.seconds:.3f}", message])
+                table.writerow([path, _outcome(r), r.clips, f"{r.seconds:.3f}", message])
 
     write_atomic(out / "report.csv", write)
 

@@ -5,6 +5,9 @@
     clips-00000.parquet  one row a clip, columns below; the shard's own metadata lists the files it finished
     report.csv           what became of every file
 
+A clip whose file has left the folder prepared stays in its shard, with `GONE` for its split, and no view has it: should
+the file come back, nothing is encoded again.
+
 Codes are int16 little endian, K x T row-major, compressed; PCM is int16 little endian, plain, so that a slice of a clip
 is a slice of the file. Payload stays on disk, memory-mapped, and is read a row group at a time: a store may be larger
 than memory.
@@ -35,6 +38,7 @@ NEEDED = {  # keys of store.json by kind, without which its clips cannot be read
     "pcm": ("sample_rate",),
 }
 SPLITS = ("train", "validation", "test")
+GONE = ""  # a name that no split has
 
 _COLUMNS = [
     ("id", pa.string()),
@@ -140,8 +144,9 @@ def open_store(path: str | os.PathLike) -> Store:
     tables, shards, where = [], [], []
     for n, file in enumerate(shard_files(path)):
         shards.append((str(file.resolve()), file.stat().st_mtime_ns))
-        tables.append(_readable(file, lambda f: pq.read_table(f, columns=META, memory_map=True)))
-        rows = np.arange(tables[-1].num_rows)
+        table = _readable(file, lambda f: pq.read_table(f, columns=META, memory_map=True))
+        rows = np.flatnonzero(np.asarray(table["split"].to_pylist(), dtype=object) != GONE)
+        tables.append(table.take(pa.array(rows)))
         where.append(np.stack([np.full_like(rows, n), rows], axis=1))
     if not sum(map(len, where)):
         raise UserError(f"{path} is a store with no clips: see {path / 'report.csv'} for why")
