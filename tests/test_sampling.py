@@ -299,7 +299,7 @@ def test_generate_goes_on_from_audio(model, tmp_path):
     for clip in more:
         assert clip.codes.shape == (3, 15 + 10)
         assert torch.equal(clip.codes[:, :15], more[0].codes[:, :15])
-    same = model.generate("a slow piano", seconds=0.2, seed=1, continue_from=more[0].codes[None, :, :15])
+    same = model.generate("a slow piano", seconds=0.2, seed=1, continue_from=more[0].codes[:, :15])
     assert torch.equal(same.codes, more[0].codes)
 
 

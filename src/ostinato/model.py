@@ -68,7 +68,8 @@ class Ostinato:
     ) -> "Clip | list[Clip]":
         """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i).
 
-        continue_from: an audio file or codes [1, K, T0]; the clips begin with it and go on for `seconds`.
+        continue_from: an audio file, or codes [K, T0] (those of a Clip) or [1, K, T0]; the clips begin with it and go
+            on for `seconds`.
         settings: default, the model's own `sampling`.
         on_frame: called with the frames done and their number in all, after each.
         Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
@@ -105,12 +106,12 @@ class Ostinato:
         if continue_from is None:
             return torch.zeros(rows, K, 0, dtype=torch.long, device=self.device)
         if isinstance(continue_from, Tensor):
-            given = continue_from
+            given = continue_from[None] if continue_from.ndim == 2 else continue_from
         else:
             audio = read_audio(continue_from, self.codec.sample_rate)
             given = self.codec.encode(audio[None].to(self.device))[:, :K]
         if given.ndim != 3 or given.shape[1] != K or len(given) not in (1, rows):
-            raise UserError(f"codes to continue from should be [1, {K}, frames], got {list(given.shape)}")
+            raise UserError(f"codes to continue from should be [{K}, frames], got {list(given.shape)}")
         if given.dtype.is_floating_point:
             raise UserError(f"codes to continue from should be whole numbers, got {given.dtype}")
         if given.numel() and (given.min() < 0 or given.max() >= size):
