@@ -191,8 +191,8 @@ class MusicLM(nn.Module):
                 nn.init.normal_(module.weight, std=into_residual if name.endswith((".out_proj", ".down")) else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        for table in self.embedding:  # of variance 1 in sum: what is much below the positions' is drowned by them at first
+            nn.init.normal_(table.weight, std=1 / math.sqrt(len(self.embedding)))
 
     def forward(self, steps: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]."""
