@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_drift_follows_the_clip_in_windows_of_ten_seconds(world, tmp_path):
     assert values[2] > max(values[:2])
 
 
-def test_mistakes_are_told_in_one_line(world, tmp_path, told):  # noqa: F811
+def test_mistakes_are_told_in_one_line(world, tmp_path, told, monkeypatch):  # noqa: F811
     (tmp_path / "empty").mkdir()
     out = ("--output", tmp_path / "out")
     ears = ("--listener", f"efficientat:{world / 'ears.pt'}")
@@ -205,6 +206,10 @@ def test_mistakes_are_told_in_one_line(world, tmp_path, told):  # noqa: F811
     assert "did you mean 'clap'" in told("evaluate", world / "real", "--listener", "clop", *out)
     assert "1,9" in told("evaluate", world / "real", "--codebooks", "x", *ears, *out)
     assert "nothing to evaluate" in told("evaluate", *ears, *out)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        line = told("evaluate", world / "model", "--prompts", world / "prompts.csv", *ears, *out)
+    assert "matplotlib" in line and not (tmp_path / "out" / "clips").exists()
     sf.write(tmp_path / "empty" / "other.wav", melody(2), 8000)
     line = told("evaluate", tmp_path / "empty", "--prompts", world / "prompts.csv", *ears, *out)
     assert "named after a prompt" in line and "'other'" in line

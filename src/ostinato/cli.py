@@ -236,8 +236,9 @@ def evaluate(
     from ostinato.evaluate import Settings
     from ostinato.evaluate import evaluate as run_evaluation
     from ostinato.prompts import load_prompts
-    from ostinato.tables import tables, write_tables
+    from ostinato.tables import pyplot, tables, write_tables
 
+    pyplot()  # what draws the figures at the end is missed now, not after hours
     chosen = {"metrics": split_names(metrics), "listeners": tuple(listener or ())}
     settings = Settings(
         seconds=seconds,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ostinato.errors import UserError
 from ostinato.folder import write_atomic
@@ -255,8 +256,8 @@ def drift_figure(plt, results: dict, columns: Sequence[str]):  # type: ignore[no
     return figure
 
 
-def save_figure(path: Path, draw: Callable) -> None:
-    """`draw` with pyplot and write what it returns, whole or not at all. Raises UserError without matplotlib."""
+def pyplot() -> Any:
+    """matplotlib.pyplot, for files and not for a screen. Raises UserError where it is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -264,6 +265,12 @@ def save_figure(path: Path, draw: Callable) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def save_figure(path: Path, draw: Callable) -> None:
+    """`draw` with pyplot and write what it returns, whole or not at all. Raises UserError without matplotlib."""
+    plt = pyplot()
     figure = draw(plt)
     write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight"))
     plt.close(figure)
