@@ -191,7 +191,8 @@ class MusicLM(nn.Module):
                 nn.init.normal_(module.weight, std=into_residual if name.endswith((".out_proj", ".down")) else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for table in self.embedding:  # of variance 1 in sum: what is much below the positions' is drowned by them at first
+        # Of variance 1 in sum: at 0.02 the positions drown it, and a Transformer learns at half the speed (LOG.md).
+        for table in self.embedding:
             nn.init.normal_(table.weight, std=1 / math.sqrt(len(self.embedding)))
 
     def forward(self, steps: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
