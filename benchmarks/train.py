@@ -8,7 +8,7 @@ of text; text encoder and codec are left out on every side. Peers: the models of
 `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm installed, our own
 models with its Triton kernels in place of `ostinato.ssd.ssd`.
 
-ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`ostinato.plan.step_flops`; of a peer,
+ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`ostinato.flops.step_flops`; of a peer,
 those of ours with its sizes) over the peak of `ostinato.plan.GPUS`, or, for another device, over the rate of products
 of matrices measured at the start. Peak: CUDA's allocator; on a CPU the growth of resident memory (ru_maxrss), each
 model in a process of its own. Planned: `ostinato.memory.activations` with weights, gradients and moments. x peer:
@@ -27,10 +27,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from ostinato.flops import step_flops
 from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 from ostinato.lm_task import code_losses
 from ostinato.memory import activations
-from ostinato.plan import peak_flops, step_flops, timed_flops
+from ostinato.plan import peak_flops, timed_flops
 
 TEXT = 64
 SMALL = {"width": 192, "heads": 4, "feed_forward": 384, "state": 64, "chunk": 32, "dropout": 0.0, "text_width": 384}

@@ -8,8 +8,9 @@ import pytest
 
 from ostinato.config import LMRun, Optimisation
 from ostinato.errors import UserError
+from ostinato.flops import step_flops
 from ostinato.lm import LMConfig
-from ostinato.plan import TEXT, step_flops
+from ostinato.plan import TEXT
 
 SIZES = {"text_width": 12, "width": 32, "blocks": 1, "heads": 4, "feed_forward": 48, "state": 5, "head_width": 16}
 

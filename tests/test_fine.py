@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import FLAT, assert_same_checkpoint, lm_run, log_of
+from runs import CAPTIONS, FLAT, assert_same_checkpoint, lm_run, log_of
 from tiny import POCKET, make_codec, make_text
 
 from ostinato.config import FineRun, Optimisation, load_run
@@ -14,6 +14,8 @@ from ostinato.denoisers import FineConfig, make_denoiser
 from ostinato.diffusion import FineSampling
 from ostinato.errors import UserError
 from ostinato.fine import FineStage, Scale, load_fine, measure_scale, snap
+from ostinato.flops import step_flops
+from ostinato.text import load_text_encoder
 from ostinato.train import train
 
 K, WIDTH = POCKET.num_codebooks, POCKET.code_width
@@ -118,6 +120,15 @@ def test_training_resumes_bit_for_bit(stores, tmp_path, kind):
     assert min(found[name] for name in ("mel_coarse", "mel_fine", "loss")) > 0
     played = {p.stem.split("-")[1] for p in (tmp_path / "run" / "samples" / again.name).glob("*.wav")}
     assert played == {"coarse", "fine", "codec"}
+
+
+def test_the_share_of_a_gpus_peak_is_logged(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr("ostinato.pace.peak_flops", lambda device: 1e9)
+    run = fine_run(stores, tmp_path, train={"steps": 2}, text_dropout=0.0)
+    train(run)
+    text = max(load_text_encoder("minilm")([caption])[0].shape[1] for caption in CAPTIONS.values())
+    for line in log_of(tmp_path):
+        assert line["mfu"] * 1e9 / line["steps_per_second"] == pytest.approx(step_flops(run.model, 2, 50, text))
 
 
 def test_a_run_begins_with_a_fine_stage(stores, tmp_path):

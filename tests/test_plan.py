@@ -11,20 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from runs import lm_run
+from test_denoisers import SMALL
+from test_fine import fine_run
 from tiny import PATTERNS, make_lm, make_text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from ostinato.attention import CrossAttention, SelfAttention
 from ostinato.cli import app
 from ostinato.config import load_run
 from ostinato.data import open_store
+from ostinato.denoisers import FineConfig
 from ostinato.errors import UserError
-from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
+from ostinato.flops import flops, step_flops
+from ostinato.lm import VARIANTS, LMConfig, count_parameters
 from ostinato.lm_task import code_losses, make_batch
-from ostinato.memory import OUTSIDE, activations
-from ostinato.plan import GPUS, find_gpu, flops, parameters, plan, step_flops
+from ostinato.memory import OUTSIDE, activations, fine_loss, lm_loss
+from ostinato.plan import GPUS, find_gpu, parameters, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PAPER = {  # trainable parameters in millions, printed in the paper (but for 6 blocks, see recipes/paper/README.md)
@@ -70,25 +75,39 @@ def test_flops_are_what_pytorch_counts(variant, pattern, batch, frames, text, bl
     assert counter.get_total_flops() == sum(parts.values()) - convolution + masked
 
 
-def kept_and_peak(config, batch, frames, text, bf16):
+@settings(max_examples=20)
+@given(
+    kind=st.sampled_from(["unet", "simba"]),
+    multiples=st.sampled_from([(1,), (1, 2), (2, 1, 3)]),
+    batch=st.integers(1, 3),
+    frames=st.integers(5, 40),
+    text=st.integers(1, 6),
+    blocks=st.integers(1, 3),
+)
+def test_flops_of_a_fine_stage_are_what_pytorch_counts(kind, multiples, batch, frames, text, blocks):
+    config = FineConfig(kind, **SMALL | {"multiples": multiples, "blocks": blocks})
+    assert counted(config, batch, frames, text) == step_flops(config, batch, frames, text) - flops(
+        config, batch, frames, text
+    ).get("mamba: convolution", 0)
+
+
+def counted(config, batch, frames, text):
+    """FLOPs of a fine stage's pass, forward and backward, as PyTorch counts them without computing it."""
+    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        fine_loss(config, batch, frames, text, bf16=False)[1]().backward()
+    return counter.get_total_flops()
+
+
+def kept_and_peak(model, loss):
     """What `memory.traced` foretells, measured: bytes that autograd saves, and the peak that PyTorch's profiler reads
     off the allocator."""
-    lm = MusicLM(config).train()
-    for layer in lm.layers:
-        if layer.kind.endswith("attention"):
-            layer.mixer.dropout = 0.0
-    for p in lm.parameters():
+    model.train()
+    for module in model.modules():
+        if isinstance(module, SelfAttention | CrossAttention):
+            module.dropout = 0.0
+    for p in model.parameters():
         p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-    steps = torch.zeros(batch, config.num_codebooks, lm.pattern.length(frames), dtype=torch.long)
-    condition = make_text(*[text] * batch, width=config.text_width, dtype=torch.float32)
-
-    def loss():
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = lm(steps, *condition)
-        losses, counts = code_losses(logits, steps)
-        return (losses / counts).mean()
-
-    own, saved = {p.data_ptr() for p in lm.parameters()}, {}
+    own, saved = {p.data_ptr() for p in model.parameters()}, {}
 
     def pack(tensor):
         saved[tensor.untyped_storage().data_ptr()] = tensor
@@ -111,7 +130,7 @@ def test_memory_foretold_is_memory_taken(variant, bf16):
     sizes = {"text_width": 12, "width": 64, "feed_forward": 128, "state": 64, "head_width": 16, "heads": 4, "chunk": 32}
     config = LMConfig(variant, 3, "delay", codebook_size=127, blocks=3, **sizes)
     kept, peak = activations(config, 2, 200, 7, bf16, checkpointing=False)
-    measured_kept, measured_peak = kept_and_peak(config, 2, 200, 7, bf16)
+    measured_kept, measured_peak = kept_and_peak(*lm_loss(config, 2, 200, 7, bf16))
     assert sum(kept.values()) == measured_kept
     # Fake tensors keep some of what real operators free within themselves: never too little, and not much too much.
     assert measured_peak <= peak <= 1.1 * measured_peak
@@ -121,6 +140,20 @@ def test_memory_foretold_is_memory_taken(variant, bf16):
     inputs = len(VARIANTS[variant].sublayers) * 3 * 2 * (202 + 7 * variant.startswith("prefix")) * 64 * 4
     assert set(checkpointed) == {OUTSIDE}
     assert inputs <= checkpointed[OUTSIDE] <= kept[OUTSIDE] + inputs + 2 * 209
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("kind", ["unet", "simba"])
+def test_memory_foretold_of_a_fine_stage_is_memory_taken(kind, bf16):
+    sizes = {"text_width": 12, "width": 64, "feed_forward": 128, "state": 64, "head_width": 16, "heads": 4, "chunk": 32}
+    config = FineConfig(kind, 3, multiples=(1, 2, 2), blocks=3, **sizes)
+    kept, peak = activations(config, 2, 200, 7, bf16, checkpointing=False)
+    measured_kept, measured_peak = kept_and_peak(*fine_loss(config, 2, 200, 7, bf16))
+    assert sum(kept.values()) == measured_kept
+    if (kind, bf16) != ("unet", True):  # a CPU's own convolutions in bfloat16 reach another peak
+        assert measured_peak <= peak <= 1.1 * measured_peak
+    checkpointed, lower = activations(config, 2, 200, 7, bf16, checkpointing=True)
+    assert lower < peak and set(checkpointed) == {OUTSIDE} and checkpointed[OUTSIDE] < sum(kept.values()) / 2
 
 
 def printed(table):
@@ -140,6 +173,14 @@ def test_the_papers_configs_plan(name):
     assert f"{steps} steps" in shown
     for word in ("RTX 3090", "none yet", "6 N D", "train.checkpointing: true", "fits in"):
         assert word in shown
+
+
+def test_the_papers_fine_stage_plans():
+    run = load_run(CONFIGS / "fine-unet.yaml")
+    shown = printed(plan(run, "H100"))
+    for word in ("1227", "2,584 frames", "linear attention", "x 6 N D", "(this run)", "fits in H100's"):
+        assert word in shown
+    assert counted(run.model, 4, 2584, 64) == step_flops(run.model, 4, 2584, 64)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -187,9 +228,10 @@ def test_plans_that_cannot_be():
         plan(load_run(CONFIGS / "codec-pocket.yaml"))
 
 
-def test_from_the_command_line_on_a_store(stores, tmp_path, monkeypatch):
+@pytest.mark.parametrize("make", [lm_run, fine_run])
+def test_from_the_command_line_on_a_store(stores, tmp_path, monkeypatch, make):
     """Prints and does nothing else; the captions and clips are those of the store."""
-    run = lm_run(stores, tmp_path / "run")
+    run = make(stores, tmp_path / "run")
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps(dataclasses.asdict(run)))
     monkeypatch.setenv("COLUMNS", "200")

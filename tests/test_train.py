@@ -26,6 +26,7 @@ from ostinato.codec_task import CodecTask
 from ostinato.config import Optimisation, load_run
 from ostinato.data import open_store, prepare
 from ostinato.errors import UserError
+from ostinato.flops import step_flops
 from ostinato.lm import LMConfig, MusicLM
 from ostinato.lm_task import IGNORED, Clips, LMTask, code_losses, make_batch
 from ostinato.lora import adapt
@@ -33,7 +34,6 @@ from ostinato.model import load
 from ostinato.optimizer import learning_rate, optimizers_for
 from ostinato.order import make_loader, sample_order, seed_of
 from ostinato.patterns import make_pattern
-from ostinato.plan import step_flops
 from ostinato.sampling import Sampling
 from ostinato.text import Remembered, load_text_encoder
 from ostinato.train import train

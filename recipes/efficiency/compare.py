@@ -2,8 +2,8 @@
 
 RUN is the folder of an `ostinato train` run. Runs of one model, which differ in nothing but their seed, are one line:
 the mean of their validation losses, and the range from the lowest to the highest as a band. Drawn over steps, tokens
-(steps of the pattern, as the paper counts them), FLOPs (`ostinato.plan.step_flops`) and hours (steps over the median of
-the steps a second in the log: validation, checkpoints and interruptions do not count). The table says when each
+(steps of the pattern, as the paper counts them), FLOPs (`ostinato.flops.step_flops`) and hours (steps over the median
+of the steps a second in the log: validation, checkpoints and interruptions do not count). The table says when each
 model reaches the baseline's last loss, between validations by straight lines. Needs matplotlib.
 """
 
@@ -24,8 +24,9 @@ from matplotlib.ticker import MaxNLocator
 from ostinato.checkpoint import checkpoints
 from ostinato.config import LMRun, build
 from ostinato.errors import UserError
+from ostinato.flops import step_flops
 from ostinato.lm import LMConfig
-from ostinato.plan import parameters, step_flops, workload
+from ostinato.plan import parameters, workload
 
 AXES = {"steps": "optimizer steps", "tokens": "tokens", "flops": "FLOPs", "hours": "hours"}
 

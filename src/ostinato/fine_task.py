@@ -14,6 +14,7 @@ from ostinato.denoisers import make_denoiser
 from ostinato.diffusion import noised, v_loss
 from ostinato.errors import UserError
 from ostinato.fine import FineStage, check_sizes, fine_folder, load_fine, measure_scale, save_fine
+from ostinato.flops import step_flops
 from ostinato.folder import fill
 from ostinato.lm import count_parameters
 from ostinato.lm_task import Clips, store_codec
@@ -95,14 +96,15 @@ class FineTask:
         return {"loss": loss.detach(), "tokens": batch[1].sum().to(self.device)}
 
     def flops(self, batch: tuple) -> int:
-        """Not counted."""
-        return 0
+        """Model FLOPs of `backward` on a batch."""
+        text = max(len(self.encode_text.seen[caption]) for caption in batch[2])
+        return step_flops(self.run.model, len(batch[0]), batch[0].shape[-1], text)
 
     @torch.no_grad()
     def validate(self, accelerator: Any) -> dict[str, float]:
-        """On held-out clips: the loss at fixed times and noise; and, of `sample_clips`, the mel distance of the sound
-        drawn from real coarse codes to what all codes decode to (mel_fine), that of the first codebook alone
-        (mel_coarse), and their ratio (mel_left: what is still missing, 1 at first)."""
+        """On held-out clips, the same ones on every process: the loss at fixed times and noise; and, of `sample_clips`,
+        the mel distance of the sound drawn from real coarse codes to what all codes decode to (mel_fine), that of the
+        first codebook alone (mel_coarse), and their ratio (mel_left: what is still missing, 1 at first)."""
         denoiser = accelerator.unwrap_model(self.modules["denoiser"]).eval()
         losses = []
         for i in spread(len(self.held_out), self.run.train.validation_clips):

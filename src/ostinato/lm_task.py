@@ -15,12 +15,12 @@ from ostinato.codec import Codec, fingerprint, load_codec
 from ostinato.config import FineRun, LMRun
 from ostinato.data import Store, open_store
 from ostinato.errors import UserError
+from ostinato.flops import step_flops
 from ostinato.folder import fill
 from ostinato.lm import MusicLM, count_parameters
 from ostinato.lora import adapt, merged
 from ostinato.model import Ostinato, copy_codec, lm_config, load_lm, save_lm
 from ostinato.patterns import Pattern
-from ostinato.plan import step_flops
 from ostinato.start import start_folder
 from ostinato.store import spread
 from ostinato.text import Remembered, load_text_encoder

@@ -2,17 +2,21 @@
 
 import weakref
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ostinato.lm import LMConfig, MusicLM
+from ostinato.attention import CrossAttention, SelfAttention
+from ostinato.denoisers import BidirectionalSimba, FineConfig, LinearAttention, Residual, UNet, make_denoiser
+from ostinato.diffusion import noised, v_loss
+from ostinato.lm import FeedForward, LMConfig, MusicLM
+from ostinato.mamba import Mamba2
 
 
 class Live(TorchDispatchMode):
@@ -39,10 +43,26 @@ class Live(TorchDispatchMode):
 
 
 OUTSIDE = "outside sub-layers"
+KINDS = {  # of the denoisers' sub-layers
+    Residual: "residual convolutions",
+    LinearAttention: "linear attention",
+    Mamba2: "mamba",
+    CrossAttention: "cross-attention",
+    FeedForward: "feed-forward",
+}
+Loss = Callable[[], Tensor]
+
+
+def sublayers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Sub-layers of a language model or a denoiser, each with its kind."""
+    if isinstance(model, MusicLM):
+        yield from ((str(layer.kind), layer) for layer in model.layers)
+    else:
+        yield from ((KINDS[type(module)], module) for module in model.modules() if type(module) in KINDS)
 
 
 def activations(
-    config: LMConfig, batch: int, frames: int, text: int, bf16: bool, checkpointing: bool
+    config: LMConfig | FineConfig, batch: int, frames: int, text: int, bf16: bool, checkpointing: bool
 ) -> tuple[dict[str, int], int]:
     """Bytes that one forward pass keeps for its backward pass, by kind of sub-layer (weights in bfloat16 included), and
     the peak of both passes: what is kept and whatever else lives then. Weights, gradients and the optimizer's states
@@ -50,9 +70,10 @@ def activations(
 
     The passes run on fake tensors, which have shapes but no bytes, and every storage made is counted: the figures
     follow the model as it is written. Attention is taken as its flash kernel, which on a CPU wants no dropout. Every
-    block adds what the second does. checkpointing: only the input of each sub-layer is kept, the rest computed again.
+    block adds what the second does, but in a U-Net, whose blocks differ. checkpointing: only the input of each
+    sub-layer (of a denoiser: of each block) is kept, the rest computed again.
     """
-    if config.blocks < 3:
+    if config.blocks < 3 or (isinstance(config, FineConfig) and config.denoiser == "unet"):
         return traced(config, batch, frames, text, bf16, checkpointing)
     (kept, peak), (kept2, peak2) = (
         traced(replace(config, blocks=blocks), batch, frames, text, bf16, checkpointing) for blocks in (1, 2)
@@ -61,30 +82,61 @@ def activations(
     return {part: kept[part] + more * (kept2[part] - kept[part]) for part in kept}, peak + more * (peak2 - peak)
 
 
-def traced(
-    config: LMConfig, batch: int, frames: int, text: int, bf16: bool, checkpointing: bool
-) -> tuple[dict[str, int], int]:
-    """See `activations`, which it is for a model of any depth."""
+def lm_loss(config: LMConfig, batch: int, frames: int, text: int, bf16: bool) -> tuple[MusicLM, Loss]:
+    """A language model, and what makes the loss of a batch of no content."""
     from ostinato.lm_task import code_losses  # which may itself import this
 
+    lm = MusicLM(config)
+    steps = torch.zeros(batch, config.num_codebooks, lm.pattern.length(frames), dtype=torch.long)
+    embedded, mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, bf16):
+            logits = lm(steps, embedded, mask)
+        losses, counts = code_losses(logits, steps)
+        return (losses / counts).mean()
+
+    return lm, loss
+
+
+def fine_loss(
+    config: FineConfig, batch: int, frames: int, text: int, bf16: bool
+) -> tuple[UNet | BidirectionalSimba, Loss]:
+    """`lm_loss`, of a fine stage."""
+    denoiser = make_denoiser(config)
+    fine, coarse = torch.zeros(batch, config.fine, frames), torch.zeros(batch, config.coarse, frames)
+    time, mask = torch.zeros(batch), torch.ones(batch, frames, dtype=torch.bool)
+    embedded, text_mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
+
+    def loss() -> Tensor:
+        noise = torch.zeros_like(fine)
+        with torch.autocast("cpu", torch.bfloat16, bf16):
+            v = denoiser(noised(fine, noise, time), coarse, time, embedded, text_mask, mask)
+        return v_loss(v, fine, noise, time, mask)
+
+    return denoiser, loss
+
+
+def traced(
+    config: LMConfig | FineConfig, batch: int, frames: int, text: int, bf16: bool, checkpointing: bool
+) -> tuple[dict[str, int], int]:
+    """See `activations`, which it is for a model of any depth."""
     kept: Counter[str] = Counter()
     part = OUTSIDE
 
-    def enter(layer: Any, *_: Any) -> None:
-        nonlocal part
-        part = layer.kind
+    def enter(kind: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            nonlocal part
+            part = kind
 
-    def leave(*_: Any) -> None:
-        nonlocal part
-        part = OUTSIDE
+        return hook
 
     with FakeTensorMode():
-        lm = MusicLM(config).train()
-        lm.checkpointing = checkpointing
-        S = lm.pattern.length(frames)
-        steps = torch.zeros(batch, config.num_codebooks, S, dtype=torch.long)
-        embedded, mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
-        seen: weakref.WeakSet = weakref.WeakSet(p.untyped_storage() for p in lm.parameters())
+        sizes = batch, frames, text, bf16
+        model: Any
+        model, loss = lm_loss(config, *sizes) if isinstance(config, LMConfig) else fine_loss(config, *sizes)
+        model.train().checkpointing = checkpointing
+        seen: weakref.WeakSet = weakref.WeakSet(p.untyped_storage() for p in model.parameters())
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
@@ -93,19 +145,14 @@ def traced(
                 kept[part] += storage.nbytes()
             return tensor
 
-        for p in lm.parameters():
+        for p in model.parameters():
             p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        layers: Any = lm.layers
-        for layer in layers:
-            if layer.kind.endswith("attention"):
-                layer.mixer.dropout = 0.0
-            layer.register_forward_pre_hook(enter)
-            layer.register_forward_hook(leave)
+        for module in model.modules():
+            if isinstance(module, SelfAttention | CrossAttention):
+                module.dropout = 0.0
+        for kind, layer in sublayers(model):
+            layer.register_forward_pre_hook(enter(kind))
+            layer.register_forward_hook(enter(OUTSIDE))
         with Live() as live, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-                logits = lm(steps, embedded, mask)
-            losses, counts = code_losses(logits, steps)
-            loss = (losses / counts).mean()
-            del logits
-            loss.backward()
+            loss().backward()
     return dict(kept), live.peak

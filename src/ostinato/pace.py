@@ -21,7 +21,7 @@ class Pace:
         self.tokens, self.flops = self.tokens + tokens, self.flops + flops
 
     def speeds(self) -> dict[str, float]:
-        """mfu: model FLOPs utilisation, the share of the GPUs' peak that `plan.step_flops` makes up, where both are
+        """mfu: model FLOPs utilisation, the share of the GPUs' peak that `flops.step_flops` makes up, where both are
         known."""
         out = {"steps_per_second": self.steps / self.seconds}
         if self.tokens:

@@ -13,67 +13,17 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.codec import load_codec
-from ostinato.config import LMRun, Run
+from ostinato.config import FineRun, LMRun, Run
 from ostinato.data import open_store
+from ostinato.denoisers import FineConfig, make_denoiser
 from ostinato.errors import UserError, nearest
-from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
-from ostinato.memory import activations
+from ostinato.flops import flops
+from ostinato.lm import LMConfig, MusicLM, count_parameters
+from ostinato.memory import OUTSIDE, activations, sublayers
 from ostinato.patterns import make_pattern
 from ostinato.pretrained import fetch
 from ostinato.store import Store
 from ostinato.text import Tokens, load_text_encoder, minilm_folder
-
-
-def step_flops(config: LMConfig, batch: int, frames: int, text: int) -> int:
-    """FLOPs of one forward and backward pass over `batch` clips of `frames` frames, led by texts of `text` tokens
-    (padding counted, as it is computed). A training step is `accumulation` of them, on every process.
-
-    Model FLOPs: what activation checkpointing does twice is counted once. Divided by seconds and the peak of the
-    device it is the model FLOPs utilisation (MFU). The parts are `flops`'s.
-    """
-    return sum(flops(config, batch, frames, text).values())
-
-
-def flops(config: LMConfig, batch: int, frames: int, text: int) -> dict[str, int]:
-    """`step_flops` by part. Products of matrices and the convolution, a multiplication and an addition being two FLOPs;
-    not what is done element by element (norms, activations, dropout, decays, softmax, the optimizer), as is the custom.
-
-    The backward pass costs two forward ones, but for the projection of the text, whose input needs no gradient. Causal
-    attention counts the pairs on and below the diagonal, which is all a flash kernel computes. SSD is counted as the
-    chunked algorithm of `ssd.py` over more than one chunk, its padding to whole chunks included.
-    """
-    c, variant = config, VARIANTS[config.variant]
-    S = make_pattern(c.pattern, c.num_codebooks).length(frames)
-    T = S + text if variant.text == "prefix" else S
-    d, n, inner = c.width, c.state, c.expand * c.width
-    q = min(c.chunk, T)
-    chunks = math.ceil(T / q)
-    # With a prefix, attention is given a mask, and kernels with a mask compute every pair.
-    pairs = T * T if variant.text == "prefix" else T * (T + 1) // 2
-    forward = {  # of one sub-layer, one clip
-        "mamba": {
-            "mamba: projections": 2 * T * d * (2 * inner + 2 * n + inner // c.head_width) + 2 * T * inner * d,
-            "mamba: convolution": 2 * T * c.conv * (inner + 2 * n),
-            # The four numbered steps of `ssd`; the third, over chunks, is element by element.
-            "mamba: state space (SSD)": chunks * (2 * q * q * (n + inner) + 2 * q * inner * n + 2 * q * n * inner),
-        },
-        "self-attention": {
-            "self-attention: projections": 2 * T * d * 4 * d,
-            "self-attention: pairs": 2 * 2 * pairs * d,
-        },
-        "cross-attention": {
-            "cross-attention: projections": 2 * T * d * 2 * d + 2 * text * d * 2 * d,
-            "cross-attention: pairs": 2 * 2 * T * text * d,
-        },
-        "feed-forward": {"feed-forward": 2 * 2 * T * d * c.feed_forward},
-    }
-    parts: dict[str, int] = {}
-    for kind in variant.sublayers:
-        for name, count in forward[kind].items():
-            parts[name] = parts.get(name, 0) + 3 * batch * c.blocks * count
-    parts["projection of the text"] = 2 * batch * 2 * text * c.text_width * d
-    parts["heads"] = 3 * batch * 2 * S * d * c.num_codebooks * (c.codebook_size + 1)
-    return parts
 
 
 class GPU(NamedTuple):
@@ -140,15 +90,18 @@ def timed_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) 
     return 2 * n**3 / best
 
 
-def parameters(config: LMConfig) -> dict[str, int]:
+def parameters(config: LMConfig | FineConfig) -> dict[str, int]:
     """Trainable numbers, by kind of sub-layer; nothing is allocated."""
     with torch.device("meta"):
-        lm = MusicLM(config)
-    parts = {"embeddings": count_parameters(lm.embedding), "heads": count_parameters(lm.lm_head)}
-    for layer in lm.layers:
-        kind = str(layer.kind)
+        model = MusicLM(config) if isinstance(config, LMConfig) else make_denoiser(config)
+    if isinstance(model, MusicLM):
+        rest = "projection of the text, last norm"
+        parts = {"embeddings": count_parameters(model.embedding), "heads": count_parameters(model.lm_head)}
+    else:
+        rest, parts = OUTSIDE, {}
+    for kind, layer in sublayers(model):
         parts[kind] = parts.get(kind, 0) + count_parameters(layer)
-    return parts | {"projection of the text, last norm": count_parameters(lm) - sum(parts.values())}
+    return parts | {rest: count_parameters(model) - sum(parts.values())}
 
 
 def encoder_cost(name: str, text: int) -> tuple[int, int]:
@@ -225,7 +178,7 @@ class Workload(NamedTuple):
     """What a training pass is over."""
 
     frames: int  # of a clip
-    steps: int  # of the pattern
+    steps: int  # of the pattern; without one, frames
     text: int  # tokens of the longest caption of a batch
     read: bool  # whether `text` is the mean over captions of the store, and not assumed
     rate: float  # frames a second
@@ -233,13 +186,14 @@ class Workload(NamedTuple):
     store: Store | None
 
 
-def workload(run: LMRun) -> Workload:
+def workload(run: LMRun | FineRun) -> Workload:
     """Sizes of a run's batches: read off its store, or, where there is none yet, those of its codec, or of DAC."""
     store = open_store(run.data) if (Path(run.data) / "store.json").is_file() else None
     codec = run.codec or (store.info["codec"] if store else "dac")
     rate = store.info["frame_rate"] if store else RATES.get(codec) or load_codec(codec).frame_rate
     frames = max(2, round(run.clip_seconds * rate))
-    steps = make_pattern(run.model.pattern, run.model.num_codebooks).length(frames)
+    pattern = make_pattern(run.model.pattern, run.model.num_codebooks) if isinstance(run, LMRun) else None
+    steps = pattern.length(frames) if pattern else frames
     read = store is not None and len(store) > 0 and (run.text == "minilm" or Path(run.text).is_dir())
     text = longest_captions(store, run.text, run.train.batch) if store and read else TEXT
     return Workload(frames, steps, text, read, rate, codec, store)
@@ -261,11 +215,11 @@ def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
 
     gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach,
     by default `GPU_MFU` or `CPU_MFU`.
-    Raises UserError for a run that is no language model's, an unknown GPU, an mfu out of range, and for a store, text
-    encoder or codec that is damaged or not to be had.
+    Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
+    is damaged or not to be had.
     """
-    if not isinstance(run, LMRun):
-        raise UserError(f"--plan is for language models, and {run.output} is a run of task {run.task}")
+    if not isinstance(run, LMRun | FineRun):
+        raise UserError(f"--plan is for language models and fine stages, and {run.output} is a run of task {run.task}")
     if mfu is not None and not 0 < mfu <= 1:
         raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
     device, work = pick_device(gpu, run.train.precision), workload(run)
@@ -278,24 +232,29 @@ def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
     return table
 
 
-def sizes(run: LMRun) -> list[Row]:
+def sizes(run: LMRun | FineRun) -> list[Row]:
     """The model, and its parameters by part."""
-    c, counts = run.model, parameters(run.model)
+    counts = parameters(run.model)
     told = ", ".join(f"{name} {millions(n)}" for name, n in counts.items())
-    return [
-        ("model", f"{c.variant} x {c.blocks}", f"width {c.width}; codebooks: {c.num_codebooks}, {c.pattern}"),
-        ("parameters", millions(sum(counts.values())), told),
-    ]
+    if isinstance(run, LMRun):
+        c = run.model
+        model = f"{c.variant} x {c.blocks}", f"width {c.width}; codebooks: {c.num_codebooks}, {c.pattern}"
+    else:
+        f = run.model
+        levels = f" x {', '.join(map(str, f.multiples))}" if f.denoiser == "unet" else ""
+        model = f"{f.denoiser} x {f.blocks}", f"width {f.width}{levels}; codebooks: 2 to {f.num_codebooks}"
+    return [("model", *model), ("parameters", millions(sum(counts.values())), told)]
 
 
-def clips_heard(run: LMRun) -> int:
+def clips_heard(run: LMRun | FineRun) -> int:
     """Clips that one process trains on, those of every step counted."""
     return run.train.batch * run.train.accumulation * run.train.steps
 
 
-def amounts(run: LMRun, work: Workload) -> list[Row]:
+def amounts(run: LMRun | FineRun, work: Workload) -> list[Row]:
     """What is trained on."""
     hyper, clips = run.train, clips_heard(run)
+    steps, tokens = ("steps", "tokens") if isinstance(run, LMRun) else ("frames", "frames")
     of_clip = f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {work.text} tokens of text"
     heard = clips * run.clip_seconds / 3600
     if work.store:
@@ -305,18 +264,22 @@ def amounts(run: LMRun, work: Workload) -> list[Row]:
     else:
         data = "none yet", f"{run.data} is to be prepared; frames are taken to be those of {work.codec}"
     return [
-        ("a clip", f"{work.steps:,} steps", of_clip if work.read else f"{of_clip} assumed"),
+        ("a clip", f"{work.steps:,} {steps}", of_clip if work.read else f"{of_clip} assumed"),
         (
             "a step",
             f"{hyper.batch * hyper.accumulation:,} clips",
             f"{hyper.batch} at once, {hyper.accumulation} times, in one process",
         ),
-        ("all steps", f"{hyper.steps:,}", f"{clips:,} clips, {heard:,.1f} h of audio, {clips * work.steps:.4g} tokens"),
+        (
+            "all steps",
+            f"{hyper.steps:,}",
+            f"{clips:,} clips, {heard:,.1f} h of audio, {clips * work.steps:.4g} {tokens}",
+        ),
         ("data", *data),
     ]
 
 
-def efforts(run: LMRun, work: Workload, device: Device, mfu: float | None) -> list[Row]:
+def efforts(run: LMRun | FineRun, work: Workload, device: Device, mfu: float | None) -> list[Row]:
     """FLOPs, and the time they take."""
     clips, passes = clips_heard(run), run.train.accumulation * run.train.steps
     of_pass = flops(run.model, run.train.batch, work.frames, work.text)
@@ -324,8 +287,9 @@ def efforts(run: LMRun, work: Workload, device: Device, mfu: float | None) -> li
     total, paper = sum(parts.values()), 6 * sum(parameters(run.model).values()) * clips * work.steps
     mfu = mfu or (GPU_MFU if device.memory else CPU_MFU)
     hours = total / (device.rate * mfu) / 3600
+    tokens = "tokens" if isinstance(run, LMRun) else "frames"
     return [
-        ("FLOPs, as 6 N D", f"{paper:.4g}", "6 x parameters x tokens, as the paper counts"),
+        ("FLOPs, as 6 N D", f"{paper:.4g}", f"6 x parameters x {tokens}, as the paper counts"),
         ("FLOPs, counted", f"{total:.4g}", f"{total / paper:.2f} x 6 N D"),
         *((f"  {name}", f"{count:.3g}", f"{count / total:.1%}") for name, count in parts.items()),
         (
@@ -341,7 +305,7 @@ def efforts(run: LMRun, work: Workload, device: Device, mfu: float | None) -> li
     ]
 
 
-def memory(run: LMRun, work: Workload, device: Device) -> list[Row]:
+def memory(run: LMRun | FineRun, work: Workload, device: Device) -> list[Row]:
     """What the device holds, by part, and whether it can."""
     hyper, N = run.train, sum(parameters(run.model).values())
     always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
@@ -361,7 +325,7 @@ def memory(run: LMRun, work: Workload, device: Device) -> list[Row]:
         size, told = most + sum(always.values()), f"train.checkpointing: {str(again).lower()}"
         mine = " (this run)" if again == hyper.checkpointing else ""
         rows += [(f"in all{mine}", gib(size), ", ".join(filter(None, [told, fits(size, device)])))]
-    if run.lora:
+    if isinstance(run, LMRun) and run.lora:
         less = "not counted: only they have gradients and moments, so it takes less"
         rows += [("adapters", f"rank {run.lora}", less)]
     return rows
