@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ostinato.errors import UserError
 from ostinato.folder import flush
@@ -78,26 +77,27 @@ def record(path: Path) -> dict:
 
 
 def read_training(folder: Path) -> dict:
-    """training.json of a checkpoint. Raises ValueError if it is damaged, UserError if a later version wrote it."""
+    """training.json of a checkpoint. Raises ValueError if it is damaged, UserError if another version wrote it."""
     try:
         training = json.loads((folder / "training.json").read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"training.json: {error}") from error
     if not isinstance(training, dict) or not isinstance(training.get("run"), dict) or "step" not in training:
         raise ValueError("training.json lacks its keys")
-    if training.get("format", 1) not in (1, FORMAT):
-        raise UserError(
-            f"{folder} is of format {training['format']}, and this version of ostinato reads up to {FORMAT}: update it "
-            "(pip install --upgrade ostinato), or give another output folder"
-        )
+    if (found := training.get("format", 1)) != FORMAT:
+        if found < FORMAT:
+            advice = "begin a new run with its weights (--init)"
+        else:
+            advice = "update ostinato (pip install --upgrade ostinato), or give another output folder"
+        raise UserError(f"{folder} is of format {found}, and this version reads {FORMAT}: {advice}")
     return training
 
 
 def read_whole(folder: Path) -> dict:
     """training.json of a checkpoint all of whose files are as they were written. Raises ValueError otherwise, and
-    UserError if a later version wrote it."""
+    UserError if another version wrote it."""
     training = read_training(folder)
-    for name, wanted in training.get("files", {}).items():
+    for name, wanted in training["files"].items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{name} is missing")
@@ -105,11 +105,6 @@ def read_whole(folder: Path) -> dict:
             raise ValueError(f"{name} has {path.stat().st_size} bytes of {wanted['bytes']}")
         if record(path) != wanted:
             raise ValueError(f"{name} is not what was written")
-    if "files" not in training:
-        for path in folder.glob("*.safetensors"):
-            with safe_open(path, "pt"):
-                pass
-        torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
     return training
 
 
