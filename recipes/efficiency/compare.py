@@ -4,7 +4,8 @@ RUN is the folder of an `ostinato train` run. Runs of one model, which differ in
 the mean of their validation losses, and the range from the lowest to the highest as a band. Drawn over steps, tokens
 (steps of the pattern, as the paper counts them), FLOPs (`ostinato.flops.step_flops`) and hours (steps over the median
 of the steps a second in the log, of the fastest seed: validation, interruptions and a busy machine do not count).
-The table says when each model reaches the baseline's last loss, between validations by straight lines. Needs matplotlib.
+The table says when each model reaches the baseline's last loss, by straight lines between validations. It needs
+matplotlib.
 """
 
 import argparse
