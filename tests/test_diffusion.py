@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from ostinato.diffusion import (
     SAMPLERS,
     FineSampling,
+    code_loss,
+    code_velocity,
     denoise,
     guided,
     make_scheduler,
@@ -41,6 +43,44 @@ def test_a_gaussian_is_recovered(sampler, steps):
     found = denoise(exact, noise, sampler, steps)[-1].transpose(0, 1).flatten(1)
     torch.testing.assert_close(found.mean(1), MEAN, atol=0.03, rtol=0)
     torch.testing.assert_close(found.cov(), COVARIANCE, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("sampler, steps", [("ddpm", 100), ("ddim", 100), ("dpm++", 40)])
+def test_codes_are_drawn_as_often_as_they_stand(sampler, steps):
+    """Two codebooks of four codes, of which a denoiser that tells codes knows only how frequent each is."""
+    table = torch.tensor([[[1.2, 0.1], [-0.9, 0.8], [0.2, -1.3], [-0.6, -0.7]], [[0.9, 0], [0, 1.1], [-1, 0], [0, -1]]])
+    often = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.05, 0.15, 0.2, 0.6]])
+    logits = often.log().flatten()[:, None]
+    noise = torch.randn(noises(sampler, steps), 8, 4, 2500, generator=torch.Generator().manual_seed(0))
+    found = denoise(lambda x, t: code_velocity(logits.expand(8, 8, 2500), x, t.expand(8), table), noise, sampler, steps)
+    places = found[-1].unflatten(1, (2, 2)).permute(1, 0, 3, 2).flatten(1, 2)  # [2, 20000, 2]
+    away, code = torch.cdist(places, table).min(2)
+    assert away.quantile(0.99) < 0.05
+    counts = torch.stack([c.bincount(minlength=4) for c in code]) / 20000
+    torch.testing.assert_close(counts, often, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("time", [0.05, 0.4, 0.8, 1.0])
+def test_codes_tell_v_by_bayes(time):
+    """The mean of v over all pairs of codes, each as likely as prior and noise make it; the loss likewise."""
+    g = torch.Generator().manual_seed(0)
+    table, logits = torch.randn(2, 5, 3, generator=g), torch.randn(1, 10, 1, generator=g)
+    codes, at = torch.tensor([[[1], [4]]]), torch.tensor([time])
+    clean = torch.cat([table[0, 1], table[1, 4]])[None, :, None]
+    noisy = noised(clean, torch.randn(1, 6, 1, generator=g), at)
+    c, s = math.cos(time * math.pi / 2), math.sin(time * math.pi / 2)
+    total, mean, true = 0.0, torch.zeros(6, dtype=torch.float64), 0.0
+    for i in range(5):
+        for j in range(5):
+            x = torch.cat([table[0, i], table[1, j]]).double()
+            e = (noisy[0, :, 0].double() - c * x) / s
+            odds = math.exp(logits[0, i] + logits[0, 5 + j] - 0.5 * float(e.square().sum()))
+            total, mean = total + odds, mean + odds * (c * e - s * x)
+            true += odds * ((i == 1) + (j == 4) == 2)
+    found = code_velocity(logits, noisy, at, table)
+    torch.testing.assert_close(found[0, :, 0].double(), mean / total, atol=1e-4, rtol=1e-3)
+    loss = code_loss(logits, noisy, at, table, codes, torch.ones(1, 1))
+    assert float(loss) == pytest.approx(-math.log(true / total) / 2, abs=1e-4)
 
 
 def test_ddpm_is_that_of_ho_et_al():

@@ -1,7 +1,9 @@
 """The fine stage's networks: a 1-D U-Net as in DiscoDiff, and a bidirectional SiMBA.
 
-Both read the clean coarse latent beside the noisy fine one and the text, and tell v (see `diffusion`):
-    denoiser(noisy [b, F, T], coarse [b, C, T], time [b], text [b, s, w], text_mask [b, s], mask [b, T]) -> [b, F, T]
+Both read the clean coarse latent beside the noisy fine one and the text, and tell v (see `diffusion`), or how likely
+each code is:
+    denoiser(noisy [b, F, T], coarse [b, C, T], time [b], text [b, s, w], text_mask [b, s], mask [b, T])
+        -> v [b, F, T], or logits [b, (K - 1) V, T]
 for any T >= 1. mask is False at padding, which must stand after all real frames and changes none of them.
 """
 
@@ -19,6 +21,7 @@ from ostinato.lm import FeedForward, sinusoids
 from ostinato.mamba import Mamba2
 
 KINDS = ("unet", "simba")
+TELLS = ("v", "codes")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,10 @@ class FineConfig:
     """Sizes; by default those of the paper's fine stage, for DAC: 8 numbers coarse and 64 fine, about 1.2 B weights."""
 
     denoiser: str = "unet"  # or simba
+    tells: str = "v"  # as the paper; or codes: logits of each code, which `diffusion.code_velocity` makes v of
     num_codebooks: int = 9  # K; the first is coarse, K - 1 are fine
     latent_width: int = 8  # numbers of one codebook's entry
+    codebook_size: int = 1024  # V, entries of a codebook; for "codes"
     text_width: int = 768
     width: int = 544
     heads: int = 8  # of attention
@@ -44,6 +49,8 @@ class FineConfig:
     def __post_init__(self) -> None:
         if self.denoiser not in KINDS:
             raise UserError(f"unknown denoiser {self.denoiser!r}; {nearest(self.denoiser, list(KINDS))}")
+        if self.tells not in TELLS:
+            raise UserError(f"a denoiser tells v or codes, not {self.tells!r}; {nearest(self.tells, list(TELLS))}")
         for f in fields(self):
             if f.type is int and getattr(self, f.name) < 1:
                 raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
@@ -67,6 +74,11 @@ class FineConfig:
     def fine(self) -> int:
         """F, numbers of a fine frame."""
         return (self.num_codebooks - 1) * self.latent_width
+
+    @property
+    def told(self) -> int:
+        """Numbers of a frame that a denoiser tells."""
+        return self.fine if self.tells == "v" else (self.num_codebooks - 1) * self.codebook_size
 
 
 def make_denoiser(config: FineConfig) -> "UNet | BidirectionalSimba":
@@ -170,7 +182,8 @@ class UNet(nn.Module):
             self.down.append(nn.ModuleList(UNetBlock(width, width, c) for _ in range(c.blocks)))
             self.up.append(nn.ModuleList(UNetBlock(2 * width, width, c) for _ in range(c.blocks)))
         self.middle = nn.ModuleList(UNetBlock(widths[-1], widths[-1], c) for _ in range(2))
-        self.norm, self.out = ChannelNorm(widths[0]), nn.Conv1d(widths[0], c.fine, 3, padding=1)
+        around = int(c.tells == "v")  # frames on either side; V logits of each are much for more than their own
+        self.norm, self.out = ChannelNorm(widths[0]), nn.Conv1d(widths[0], c.told, 1 + 2 * around, padding=around)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
@@ -253,7 +266,7 @@ class BidirectionalSimba(nn.Module):
         self.time, self.modulate = Time(d), nn.Linear(d, 9 * d)
         self.into = nn.Linear(c.coarse + c.fine, d)
         self.layers = nn.ModuleList(SimbaBlock(c) for _ in range(c.blocks))
-        self.norm, self.out = nn.RMSNorm(d, eps=1e-5), nn.Linear(d, c.fine)
+        self.norm, self.out = nn.RMSNorm(d, eps=1e-5), nn.Linear(d, c.told)
         for linear in (self.modulate, self.out):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)

@@ -65,6 +65,33 @@ def v_loss(v: Tensor, clean: Tensor, noise: Tensor, time: Tensor, mask: Tensor) 
     return (error * mask).sum() / mask.sum()
 
 
+def code_odds(logits: Tensor, noisy: Tensor, time: Tensor, table: Tensor) -> Tensor:
+    """Log-probabilities [b, n, V, T] of each code of n codebooks, by Bayes: the denoiser's logits [b, n V, T] are the
+    prior, and the likelihood is that of white noise between the noisy latent [b, n w, T] and the code's own latent in
+    table [n, V, w]. So a denoiser need not learn where the codes lie (as in arXiv 2211.15089, but exact)."""
+    angle = (time * (math.pi / 2)).view(-1, 1, 1, 1)
+    signal, noise = angle.cos(), angle.sin()
+    near = table @ noisy.float().unflatten(1, (len(table), -1))  # [b, n, V, T], products with each code
+    near = signal * near - (signal.square() / 2) * table.square().sum(-1, keepdim=True)
+    prior = logits.float().unflatten(1, table.shape[:2])
+    return (prior + near / noise.square().clamp(min=1e-4)).log_softmax(2)
+
+
+def code_velocity(logits: Tensor, noisy: Tensor, time: Tensor, table: Tensor) -> Tensor:
+    """What `velocity` is on average over `code_odds`, [b, n w, T]."""
+    odds = code_odds(logits, noisy, time, table).exp()
+    clean = (table.mT @ odds).flatten(1, 2)
+    angle = (time * (math.pi / 2)).view(-1, 1, 1)
+    return (angle.cos() * noisy.float() - clean) / angle.sin().clamp(min=1e-2)
+
+
+def code_loss(logits: Tensor, noisy: Tensor, time: Tensor, table: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+    """Nats a code: cross-entropy of `code_odds` with the true codes [b, n, T] over the real frames, mask [b, T]."""
+    odds = code_odds(logits, noisy, time, table)
+    missed = -odds.gather(2, codes.unsqueeze(2)).squeeze(2).mean(1)
+    return (missed * mask).sum() / mask.sum()
+
+
 def guided(
     denoiser: Denoiser, text: tuple[Tensor, Tensor], empty: tuple[Tensor, Tensor], guidance: float
 ) -> Callable[[Tensor], Velocity]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ostinato.codec import Codec, fingerprint
 from ostinato.config import build
 from ostinato.denoisers import FineConfig, make_denoiser
-from ostinato.diffusion import FineSampling, guided, noises, windows
+from ostinato.diffusion import Denoiser, FineSampling, code_velocity, guided, noises, windows
 from ostinato.errors import UserError
 from ostinato.folder import fill, read_config, write_model_folder
 from ostinato.text import TextEncoder
@@ -65,6 +65,13 @@ def measure_scale(latents: Iterable[Tensor]) -> Scale:
     return Scale(tuple(mean.tolist()), tuple(std.tolist()))
 
 
+def code_table(codec: Codec, scale: Scale) -> Tensor:
+    """The latents of all codes of codebooks 2 to K, [K - 1, V, latent_width]."""
+    K, V = codec.num_codebooks, codec.codebook_size
+    every = torch.arange(V, device=next(codec.parameters()).device).expand(1, K, V)  # type: ignore[attr-defined]
+    return scale.apply(codec.codes_to_latents(every))[0].unflatten(0, (K, -1))[1:].mT.contiguous().float()
+
+
 def snap(codec: Codec, coarse: Tensor, latents: Tensor) -> Tensor:
     """coarse codes [b, n, T] and fine latents [b, (K - n) * latent_width, T] -> codes [b, K, T]: each fine latent to
     its nearest code, codebook after codebook; the coarse codes stay."""
@@ -86,6 +93,17 @@ class FineStage:
     @property
     def sizes(self) -> FineConfig:
         return self.denoiser.config  # type: ignore[return-value]
+
+    def velocity(self) -> Denoiser:
+        """The denoiser as one that tells v."""
+        if self.sizes.tells == "v":
+            return self.denoiser
+        table = code_table(self.codec, self.scale)
+
+        def tell(noisy: Tensor, coarse: Tensor, time: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+            return code_velocity(self.denoiser(noisy, coarse, time, text, text_mask), noisy, time, table)
+
+        return tell
 
     def frames(self, settings: FineSampling) -> tuple[int, int]:
         """Frames of a window and of its overlap on either side."""
@@ -127,7 +145,7 @@ class FineStage:
         if given is not None and given.shape[-1]:
             latent = self.scale.apply(self.codec.codes_to_latents(given))
             before = latent[:, :C], latent[:, C:]
-        v_of = guided(self.denoiser, text, empty, settings.guidance)
+        v_of = guided(self.velocity(), text, empty, settings.guidance)
         for fine in windows(v_of, coarse_latents(), draw, settings, *self.frames(settings), before):
             yield waiting.pop(0), self.scale.undo(fine.unsqueeze(-1), C)[..., 0]
 
@@ -188,4 +206,9 @@ def check_sizes(sizes: FineConfig, codec: Codec) -> None:
         raise UserError(
             f"the fine stage is for {wanted[0]} codebooks of {wanted[1]} numbers, {codec.name} has {found[0]} of "
             f"{found[1]}; set model.num_codebooks and model.latent_width"
+        )
+    if sizes.tells == "codes" and sizes.codebook_size != codec.codebook_size:
+        raise UserError(
+            f"the fine stage is for codebooks of {sizes.codebook_size} codes, {codec.name} has {codec.codebook_size}; "
+            "set model.codebook_size"
         )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ostinato.config import FineRun
 from ostinato.data import open_store
 from ostinato.denoisers import make_denoiser
-from ostinato.diffusion import noised, v_loss
+from ostinato.diffusion import code_loss, noised, v_loss
 from ostinato.errors import UserError
-from ostinato.fine import FineStage, check_sizes, fine_folder, load_fine, measure_scale, save_fine
+from ostinato.fine import FineStage, check_sizes, code_table, fine_folder, load_fine, measure_scale, save_fine
 from ostinato.flops import step_flops
 from ostinato.folder import fill
 from ostinato.lm import count_parameters
@@ -82,9 +82,13 @@ class FineTask:
     def loss(self, accelerator: Any, denoiser: nn.Module, batch: tuple, time: Tensor, noise: Tensor) -> Tensor:
         codes, mask, captions = batch
         (coarse, fine), mask, (text, text_mask) = self.latents(codes), mask.to(self.device), self.encode_text(captions)
+        noisy = noised(fine, noise, time)
         with accelerator.autocast():
-            v = denoiser(noised(fine, noise, time), coarse, time, text, text_mask, mask)
-        return v_loss(v, fine, noise, time, mask)
+            told = denoiser(noisy, coarse, time, text, text_mask, mask)
+        if self.run.model.tells == "v":
+            return v_loss(told, fine, noise, time, mask)
+        table = code_table(self.codec, self.scale)
+        return code_loss(told, noisy, time, table, codes[:, 1:].to(self.device, torch.long), mask)
 
     def backward(self, accelerator: Any, batch: tuple, step: int, scale: float) -> dict[str, Tensor]:
         b, _, T = batch[0].shape

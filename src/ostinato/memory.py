@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ostinato.attention import CrossAttention, SelfAttention
 from ostinato.denoisers import BidirectionalSimba, FineConfig, LinearAttention, Residual, UNet, make_denoiser
-from ostinato.diffusion import noised, v_loss
+from ostinato.diffusion import code_loss, noised, v_loss
 from ostinato.lm import FeedForward, LMConfig, MusicLM
 from ostinato.mamba import Mamba2
 
@@ -106,13 +106,17 @@ def fine_loss(
     denoiser = make_denoiser(config)
     fine, coarse = torch.zeros(batch, config.fine, frames), torch.zeros(batch, config.coarse, frames)
     time, mask = torch.zeros(batch), torch.ones(batch, frames, dtype=torch.bool)
+    codes = torch.zeros(batch, config.num_codebooks - 1, frames, dtype=torch.long)
+    table = torch.zeros(config.num_codebooks - 1, config.codebook_size, config.latent_width)
     embedded, text_mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
 
     def loss() -> Tensor:
         noise = torch.zeros_like(fine)
         with torch.autocast("cpu", torch.bfloat16, bf16):
-            v = denoiser(noised(fine, noise, time), coarse, time, embedded, text_mask, mask)
-        return v_loss(v, fine, noise, time, mask)
+            told = denoiser(noised(fine, noise, time), coarse, time, embedded, text_mask, mask)
+        if config.tells == "v":
+            return v_loss(told, fine, noise, time, mask)
+        return code_loss(told, fine, time, table, codes, mask)
 
     return denoiser, loss
 
