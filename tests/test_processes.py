@@ -13,6 +13,7 @@ import soundfile as sf
 import torch
 from runs import lm_run, log_of
 from safetensors.torch import load_file
+from test_fine import fine_run
 from tiny import melody
 
 from ostinato import cli
@@ -32,6 +33,12 @@ def run_on(root, name, batch, **changes):
     return dataclasses.replace(run, data=str(root / "uneven"))
 
 
+def fine_on(root, name, kind, **changes):
+    hyper = {"steps": 3, "batch": 2, "accumulation": 2, "validate_every": 3, "checkpoint_every": 3, "ema": 0.9}
+    run = fine_run(root, root / name, kind, hyper | changes, clip_seconds=2.0)
+    return dataclasses.replace(run, data=str(root / "uneven"))
+
+
 def work(root):
     """What each of two processes does: one run after another; in the last, one of them is asked to stop."""
     root, rank = Path(root), int(os.environ["RANK"])
@@ -40,6 +47,11 @@ def work(root):
         run_on(root, "copied", 2),
         run_on(root, "sharded", 2, shard=True, steps=3),
         run_on(root, "sharded", 2, shard=True),  # resumed
+        *(
+            fine_on(root, f"{kind}-{name}", kind, shard=name == "sharded", checkpointing=name == "sharded")
+            for kind in ("unet", "simba")
+            for name in ("copied", "sharded")
+        ),
     ):
         train(run)
     cli.train(root / "cross.json")
@@ -108,6 +120,23 @@ def test_two_processes_with_half_the_batch_give_the_curve_of_one(trained, name):
     assert load(trained / name).generate("a tune", 0.2).codes.shape == (3, 10)
     samples = [sorted(p.name for p in (trained / run / "samples").rglob("*")) for run in (name, "alone")]
     assert samples[0] == samples[1] != []
+
+
+@pytest.mark.parametrize("kind", ["unet", "simba"])
+def test_a_fine_stage_trains_the_same_whether_copied_or_sharded(trained, kind):
+    """Not what one process trains: noise is drawn by each."""
+    found, wanted = (
+        [*log_of(trained / f"{kind}-{name}"), *log_of(trained / f"{kind}-{name}", "validation_ema")]
+        for name in ("sharded", "copied")
+    )
+    for one, other in zip(found, wanted, strict=True):
+        keys = {key for key in other if "loss" in key or "norm" in key or "mel" in key}
+        assert keys and {k: one[k] for k in keys} == pytest.approx({k: other[k] for k in keys}, rel=2e-4)
+    folders = [checkpoints(trained / f"{kind}-{name}")[-1] for name in ("sharded", "copied")]
+    for file in "model.safetensors", "ema.safetensors":
+        one, other = (load_file(folder / file) for folder in folders)
+        assert one.keys() == other.keys()
+        assert max((one[key] - other[key]).abs().max().item() for key in other) < 2e-4
 
 
 def test_one_asked_to_stop_all_stop_and_it_is_saved_once(trained):

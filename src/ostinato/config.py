@@ -217,10 +217,9 @@ def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[
         check(0 <= run.text_dropout <= 1, f"text_dropout must be from 0 to 1, got {run.text_dropout}")
         check(run.sample_clips >= 1, f"sample_clips must be at least 1, got {run.sample_clips}")
         check(0.2 <= run.sample_seconds < math.inf, f"sample_seconds must be at least 0.2, got {run.sample_seconds}")
-        check(not run.train.shard, "train.shard is for language models; leave it out for a fine stage")
     else:
         for key in ("checkpointing", "shard"):
-            check(not getattr(run.train, key), f"train.{key} is for language models; leave it out for a codec")
+            check(not getattr(run.train, key), f"train.{key} is not for codecs; leave it out")
         check_window("clip_seconds", run.clip_seconds, max(MEL_BINS), run.model.sample_rate)
         check_window("adversary_seconds", run.adversary_seconds, max(DISCRIMINATOR_WINDOWS), run.model.sample_rate)
     return run

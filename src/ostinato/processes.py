@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
 from ostinato.config import Optimisation
+from ostinato.denoisers import SimbaBlock, UNetBlock
 from ostinato.errors import UserError, nearest
 from ostinato.lm import MusicLM
 
@@ -60,12 +61,15 @@ def tracker(name: str) -> str | None:
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Spread weights, gradients and optimizer states over all processes (FSDP2), in place; a sub-layer's are gathered
-    while it is computed. Make the optimizer after it."""
+    """Spread weights, gradients and optimizer states over all processes (FSDP2), in place; a sub-layer's, or those of a
+    block of a fine stage, are gathered while it is computed. Make the optimizer after it."""
     mesh = init_device_mesh(device.type, (launched(),))
-    for layer in module.layers if isinstance(module, MusicLM) else ():
-        if layer.kind != "cross-attention":  # its text is read before its turn
-            fully_shard(layer, mesh=mesh)
+    if isinstance(module, MusicLM):  # cross-attention's text is read before its turn
+        parts = [layer for layer in module.layers if layer.kind != "cross-attention"]
+    else:
+        parts = [part for part in module.modules() if isinstance(part, UNetBlock | SimbaBlock)]
+    for part in parts:
+        fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)  # else validation leaves the outer ones whole
 
 
