@@ -193,7 +193,7 @@ class MusicLM(nn.Module):
                     nn.init.zeros_(module.bias)
         # Of variance 1 in sum: at 0.02 the positions drown it, and a Transformer learns at half the speed (LOG.md).
         for table in self.embedding:
-            nn.init.normal_(table.weight, std=1 / math.sqrt(len(self.embedding)))
+            nn.init.normal_(table.weight, std=1 / math.sqrt(len(self.embedding)))  # type: ignore[arg-type]
 
     def forward(self, steps: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]."""
