@@ -13,7 +13,7 @@ from ostinato.config import FineRun, Optimisation, load_run
 from ostinato.denoisers import FineConfig, make_denoiser
 from ostinato.diffusion import FineSampling
 from ostinato.errors import UserError
-from ostinato.fine import FineStage, Scale, load_fine, measure_scale, snap
+from ostinato.fine import FineStage, Scale, code_table, load_fine, measure_scale, snap
 from ostinato.flops import step_flops
 from ostinato.text import load_text_encoder
 from ostinato.train import train
@@ -92,6 +92,33 @@ def test_the_real_codes_come_back_from_a_denoiser_that_knows_them():
     text = make_text(3, dtype=torch.float32)
     found = torch.stack([*knowing.refine(codes[:, :1].unbind(-1), text, text, [0])], -1)
     assert torch.equal(found, codes)
+
+
+@torch.no_grad()
+def test_a_temperature_is_of_the_odds():
+    """Near 0 the likeliest codes are drawn, whatever the noise; a denoiser that tells v has no odds to change."""
+    codec = make_codec()
+    cold = FineSampling("ddim", 4, 1.0, 0.5, 0.1, temperature=1e-4)
+    stage = make_stage(codec, tells="codes", codebook_size=codec.codebook_size)
+    text = make_text(3, dtype=torch.float32)
+    coarse = torch.randint(codec.codebook_size, (1, 1, 9), generator=torch.Generator().manual_seed(5)).unbind(-1)
+
+    def draw(seed, settings):
+        return torch.stack([*stage.refine(coarse, text, text, [seed], settings)], -1)
+
+    warm = dataclasses.replace(cold, temperature=1.0)
+    assert not torch.equal(draw(0, warm), draw(1, warm))
+    first = stage.velocity(1e-4)
+    noisy, time = torch.randn(1, stage.sizes.fine, 9), torch.ones(1)
+    latent = stage.scale.apply(codec.codes_to_latents(torch.stack([*coarse], -1)))
+    found = -first(noisy, latent, time, *text)  # at time 1, v is the clean latent's negative
+    table = code_table(codec, stage.scale)
+    near = torch.cdist(found.unflatten(1, (K - 1, -1))[0].mT, table).min(2)
+    assert near.values.max() < 1e-3
+    told = stage.denoiser(noisy, latent, time, *text).unflatten(1, (K - 1, -1))[0]
+    assert torch.equal(near.indices, told.argmax(1))
+    with pytest.raises(UserError, match="tells no odds"):
+        make_stage(codec).velocity(0.5)
 
 
 @torch.no_grad()

@@ -170,7 +170,7 @@ def test_checkpoints_of_other_versions(stores, tmp_path):
     with pytest.raises(UserError, match=r"step-0000004 is of format 99, .* reads 2: update"):
         train(lively(stores, tmp_path / "run"))
     path.write_text(json.dumps({key: told[key] for key in ("step", "seed", "run")}))
-    with pytest.raises(UserError, match=r"step-0000004 is of format 1, .* reads 2: begin a new run .*--init"):
+    with pytest.raises(UserError, match=r"step-0000004 is of format 1, .* reads 2: .*, and begin with --init"):
         train(lively(stores, tmp_path / "run"))
     assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-0000004"]
 

@@ -86,7 +86,7 @@ def read_training(folder: Path) -> dict:
         raise ValueError("training.json lacks its keys")
     if (found := training.get("format", 1)) != FORMAT:
         if found < FORMAT:
-            advice = "begin a new run with its weights (--init)"
+            advice = f"give another output folder, and begin with --init {folder}"
         else:
             advice = "update ostinato (pip install --upgrade ostinato), or give another output folder"
         raise UserError(f"{folder} is of format {found}, and this version reads {FORMAT}: {advice}")

@@ -258,6 +258,15 @@ def fingerprint(codec: Codec) -> str:
     return digest.hexdigest()[:16]
 
 
+def sound_id(codec: Codec) -> str:
+    """16 hex digits that two codecs share when they sound alike: of all their weights, a decoder's too, which
+    `fingerprint` leaves out."""
+    digest = hashlib.sha256(f"{type(codec).__name__} {fingerprint(codec)}".encode())
+    for weight in getattr(codec, "state_dict", dict)().values():
+        digest.update(weight.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def hub_folder(source: str) -> Path:
     """The cached folder of a hub id that holds config.json and model.safetensors, fetched where need be. Errors:
     `fetch`."""

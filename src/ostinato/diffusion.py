@@ -35,6 +35,7 @@ class FineSampling:
     guidance: float = 3.0
     window: float = 6.0  # s
     overlap: float = 1.0  # s
+    temperature: float = 1.0  # of the denoiser's odds, where it tells codes: below 1 the likely ones are likelier
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -43,6 +44,8 @@ class FineSampling:
             raise UserError(f"steps of the fine stage must be from 1 to {GRID}, got {self.steps}")
         if not math.isfinite(self.guidance):
             raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature must be above 0, got {self.temperature:g}")
         if not 0 <= 2 * self.overlap < self.window < math.inf:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
 

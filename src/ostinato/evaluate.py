@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ostinato import __version__
-from ostinato.codec import Codec, fingerprint, load_codec
+from ostinato.codec import Codec, load_codec, sound_id
 from ostinato.errors import UserError, nearest
 from ostinato.faults import count_faults
 from ostinato.fine import identity
@@ -202,12 +202,12 @@ def real_rows(
     if files:
         note = "these clips are among those of the reference, which brings them nearer to it"
         yield Row(ClipSet("real", dict(files), "real", notes=[note]))
-    cut: set[tuple[str, int]] = set()  # fingerprint of the codec and number of codebooks, of the rows so far
+    cut: set[tuple[str, int]] = set()  # sound_id of the codec and number of codebooks, of the rows so far
     if settings.codebooks:
         codec = load_codec(settings.codec, settings.device)
         label = Path(settings.codec).name
         for n in settings.codebooks:
-            cut.add((fingerprint(codec), n))
+            cut.add((sound_id(codec), n))
             yield cut_row(label, files, codec, n, output / "clips" / f"real-{label}-{n}", settings, told)
     if prompts is not None and files:
         yield from oracle_rows(files, named, cut, prompts, output, settings, told)
@@ -238,7 +238,7 @@ def oracle_rows(
         stage = load_fine_of(target, settings.device)
         if stage is None:
             continue
-        codec_id, fine_id, K = fingerprint(stage.codec), identity(stage), stage.codec.num_codebooks
+        codec_id, fine_id, K = sound_id(stage.codec), identity(stage), stage.codec.num_codebooks
         for n in (1, K):
             if (codec_id, n) not in cut:
                 cut.add((codec_id, n))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ostinato.codec import Codec, fingerprint
+from ostinato.codec import Codec, sound_id
 from ostinato.config import build
 from ostinato.denoisers import FineConfig, make_denoiser
 from ostinato.diffusion import Denoiser, FineSampling, code_velocity, guided, noises, windows
@@ -94,14 +94,19 @@ class FineStage:
     def sizes(self) -> FineConfig:
         return self.denoiser.config  # type: ignore[return-value]
 
-    def velocity(self) -> Denoiser:
-        """The denoiser as one that tells v."""
+    def velocity(self, temperature: float = 1.0) -> Denoiser:
+        """The denoiser as one that tells v. Raises UserError for another temperature than 1 where it tells no odds."""
+        if self.sizes.tells == "v" and temperature != 1:
+            raise UserError(
+                f"this fine stage tells no odds that a temperature of {temperature:g} could change: leave it 1"
+            )
         if self.sizes.tells == "v":
             return self.denoiser
         table = code_table(self.codec, self.scale)
 
         def tell(noisy: Tensor, coarse: Tensor, time: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-            return code_velocity(self.denoiser(noisy, coarse, time, text, text_mask), noisy, time, table)
+            logits = self.denoiser(noisy, coarse, time, text, text_mask) / temperature
+            return code_velocity(logits, noisy, time, table)
 
         return tell
 
@@ -145,7 +150,7 @@ class FineStage:
         if given is not None and given.shape[-1]:
             latent = self.scale.apply(self.codec.codes_to_latents(given))
             before = latent[:, :C], latent[:, C:]
-        v_of = guided(self.velocity(), text, empty, settings.guidance)
+        v_of = guided(self.velocity(settings.temperature), text, empty, settings.guidance)
         for fine in windows(v_of, coarse_latents(), draw, settings, *self.frames(settings), before):
             yield waiting.pop(0), self.scale.undo(fine.unsqueeze(-1), C)[..., 0]
 
@@ -158,7 +163,7 @@ class FineStage:
 def identity(stage: FineStage) -> str:
     """16 hex digits that two fine stages share when they play alike: of weights, scale, settings, text encoder and
     codec."""
-    parts = stage.sizes, stage.scale, stage.sampling, stage.config.get("text"), fingerprint(stage.codec)
+    parts = stage.sizes, stage.scale, stage.sampling, stage.config.get("text"), sound_id(stage.codec)
     digest = hashlib.sha256(repr(parts).encode())
     for weight in stage.denoiser.state_dict().values():
         digest.update(weight.cpu().contiguous().numpy().tobytes())

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.audio import read_audio, write_audio
-from ostinato.codec import Codec, fingerprint
+from ostinato.codec import Codec, fingerprint, sound_id
 from ostinato.errors import UserError
 from ostinato.fine import FineStage
 from ostinato.folder import read_config, write_atomic
@@ -199,7 +199,7 @@ def render_cut(
     if not 1 <= codebooks <= codec.num_codebooks:
         raise UserError(f"{codec.name} has {codec.num_codebooks} codebooks, and {codebooks} were asked")
     about = {"codec": codec.name, "codebooks": codebooks}
-    begin_folder(out, about | {"seconds": seconds})
+    begin_folder(out, {"codec": sound_id(codec), "codebooks": codebooks, "seconds": seconds})
     clips = ClipSet(name, {}, "codec", about=about)
     return through_codec(clips, real, codec, out, seconds, told, lambda stem, codes: codes[:, :codebooks])
 

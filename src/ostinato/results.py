@@ -9,6 +9,7 @@ from typing import Any
 
 from ostinato.errors import UserError
 from ostinato.lm import VARIANTS
+from ostinato.papers import LABELS
 
 # The papers' metrics, with the listener each is on; a stand-in takes the place of one that was not used.
 PAPERS = {"fd": "openl3", "kl": "passt", "clap": "clap"}
@@ -57,14 +58,14 @@ def key_of(row: dict[str, Any]) -> str:
         return f"real-{about['codebooks']}"
     if row["kind"] in ("real", "oracle"):
         return "real" if row["kind"] == "real" else "real-diffusion"
-    for words in ("simba-diffusion", "transformer-diffusion", "musicgen-small", "prefix-simba-9"):
-        if words in name:
-            return words
     if about.get("variant") == "musicgen":
         return "musicgen-small" if about["parameters"] < MUSICGEN_MEDIUM else ""
     variant = about.get("variant")
-    if about.get("fine"):
+    if about.get("fine"):  # before its name, which may hold another's: cross-simba-diffusion
         return {"prefix-simba": "simba", "cross-transformer": "transformer"}.get(variant, variant) + "-diffusion"
+    for words in (*LABELS, "simba-diffusion", "transformer-diffusion", "musicgen-small", "prefix-simba-9"):
+        if words in name:
+            return words
     if variant:
         return variant if about["codebooks"] == 1 else f"{variant}-9" if variant == "prefix-simba" else f"{variant}-all"
     return next((v for v in (*VARIANTS, "blocks-24", "blocks-12", "blocks-6") if name.startswith(v)), "")

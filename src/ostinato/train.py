@@ -138,6 +138,8 @@ class Loop:
             states = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
             wanted = [*self.task.modules, *(["average"] if "average" in states else [])]
             states = {name: states[name] for name in wanted}
+            if not all(isinstance(states[name], list) for name in self.task.modules):
+                raise KeyError("of an earlier version")
         except (OSError, KeyError, RuntimeError) as error:
             raise UserError(f"{folder}/optimizers.pt does not fit this run ({error}); move the folder away") from error
         return states
@@ -204,8 +206,9 @@ class Loop:
             console.print(f"interrupted: step {self.step} saved; the same command continues from it")
             raise KeyboardInterrupt
         good = checkpoint.leaders(checkpoints(self.output)) if accelerator.is_main_process else []
-        if good and good[-1] != self.folder():
-            console.print(f"{good[-1]} validated best; take it with --model {good[-1]}")
+        for folder in good:
+            if folder != self.folder():
+                console.print(f"{folder} validated best; take it with --model {folder}")
         return self.folder()
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
