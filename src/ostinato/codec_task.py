@@ -155,7 +155,7 @@ class CodecTask:
         return {"codec": f"audio, {rate} Hz", "clips": len(self.data), "digest": self.data.store.digest()}
 
     def measure(self) -> str:
-        """What validation listens to: scores of anything else are not to be compared."""
+        """Which clips validation listens to, by name: scores on others are not to be compared."""
         return self.held_out.digest(spread(len(self.held_out), self.run.train.validation_clips))
 
     def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -157,7 +157,7 @@ class FineTask:
         return {"codec": self.codec_id, "clips": len(self.data), "digest": self.data.store.digest()}
 
     def measure(self) -> str:
-        """What validation listens to: scores of anything else are not to be compared."""
+        """Which clips validation listens to, by name: scores on others are not to be compared."""
         chosen = spread(len(self.held_out), self.run.train.validation_clips)
         return f"{self.held_out.store.digest(chosen)}, {self.run.clip_seconds:g} s"
 
