@@ -50,15 +50,20 @@ class FineSampling:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
 
 
+def angle_of(time: Tensor, ndim: int) -> Tensor:
+    """time [b] -> a, [b, 1, ...] of so many dimensions."""
+    return (time * (math.pi / 2)).view(-1, *[1] * (ndim - 1))
+
+
 def noised(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """clean, noise [b, F, T] and time [b] -> the noisy latent."""
-    angle = (time * (math.pi / 2)).view(-1, *[1] * (clean.ndim - 1))
+    angle = angle_of(time, clean.ndim)
     return angle.cos() * clean + angle.sin() * noise
 
 
 def velocity(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """What a denoiser is to tell of `noised`, of its shape."""
-    angle = (time * (math.pi / 2)).view(-1, *[1] * (clean.ndim - 1))
+    angle = angle_of(time, clean.ndim)
     return angle.cos() * noise - angle.sin() * clean
 
 
@@ -72,7 +77,7 @@ def code_odds(logits: Tensor, noisy: Tensor, time: Tensor, table: Tensor) -> Ten
     """Log-probabilities [b, n, V, T] of each code of n codebooks, by Bayes: the denoiser's logits [b, n V, T] are the
     prior, and the likelihood is that of white noise between the noisy latent [b, n w, T] and the code's own latent in
     table [n, V, w]. So a denoiser need not learn where the codes lie (as in arXiv 2211.15089, but exact)."""
-    angle = (time * (math.pi / 2)).view(-1, 1, 1, 1)
+    angle = angle_of(time, 4)
     signal, noise = angle.cos(), angle.sin()
     near = table @ noisy.float().unflatten(1, (len(table), -1))  # [b, n, V, T], products with each code
     near = signal * near - (signal.square() / 2) * table.square().sum(-1, keepdim=True)
@@ -84,7 +89,7 @@ def code_velocity(logits: Tensor, noisy: Tensor, time: Tensor, table: Tensor) ->
     """What `velocity` is on average over `code_odds`, [b, n w, T]."""
     odds = code_odds(logits, noisy, time, table).exp()
     clean = (table.mT @ odds).flatten(1, 2)
-    angle = (time * (math.pi / 2)).view(-1, 1, 1)
+    angle = angle_of(time, 3)
     return (angle.cos() * noisy.float() - clean) / angle.sin().clamp(min=1e-2)
 
 

@@ -64,7 +64,6 @@ def within(codec: str) -> str:
 
 def read_training(folder: Path) -> dict:
     """Steps and seed of a checkpoint, or of a model that tells them."""
-
     path = folder / "training.json"
     training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
     return {key: training[key] for key in ("step", "seed") if key in training}
@@ -77,7 +76,6 @@ def place(folder: Path, config: dict, weights: Path) -> None:
 
 
 def write_config(folder: Path, config: dict) -> None:
-
     text = json.dumps(config, indent=2) + "\n"
     write_atomic(folder / "config.json", lambda temporary: temporary.write_text(text))
 
