@@ -94,6 +94,8 @@ class FineTask:
         b, _, T = batch[0].shape
         # Times spread evenly over the batch: less variance than as many independent ones.
         time = (torch.rand((), device=self.device) + torch.arange(b, device=self.device) / b) % 1
+        if self.run.model.tells == "codes":
+            time = time.sqrt()  # below about 0.25 the noisy latent alone tells the code: little to learn there
         noise = torch.randn(b, self.run.model.fine, T, device=self.device)
         loss = self.loss(accelerator, self.modules["denoiser"], batch, time[torch.randperm(b)], noise)
         accelerator.backward(loss * scale)
