@@ -90,7 +90,7 @@ def test_the_real_codes_come_back_from_a_denoiser_that_knows_them():
 
     knowing = FineStage(Knowing(), codec, stage.scale, dataclasses.replace(QUICK, guidance=1.0, steps=3))
     text = make_text(3, dtype=torch.float32)
-    found = torch.stack([*knowing.refine(codes[:, :1].unbind(-1), text, text, [0])], -1)
+    found = torch.stack([codes for codes, _ in knowing.refine(codes[:, :1].unbind(-1), text, text, [0])], -1)
     assert torch.equal(found, codes)
 
 
@@ -104,7 +104,7 @@ def test_a_temperature_is_of_the_odds():
     coarse = torch.randint(codec.codebook_size, (1, 1, 9), generator=torch.Generator().manual_seed(5)).unbind(-1)
 
     def draw(seed, settings):
-        return torch.stack([*stage.refine(coarse, text, text, [seed], settings)], -1)
+        return torch.stack([codes for codes, _ in stage.refine(coarse, text, text, [seed], settings)], -1)
 
     warm = dataclasses.replace(cold, temperature=1.0)
     assert not torch.equal(draw(0, warm), draw(1, warm))
@@ -130,9 +130,9 @@ def test_a_clip_does_not_depend_on_its_batch():
         make_text(2, seed=1, dtype=torch.float32),
     )
     coarse = torch.randint(codec.codebook_size, (2, 1, 40), generator=torch.Generator().manual_seed(5))
-    both = torch.stack([*stage.refine(coarse.unbind(-1), text, empty, [3, 4])], -1)
+    both = torch.stack([codes for codes, _ in stage.refine(coarse.unbind(-1), text, empty, [3, 4])], -1)
     row = text[0][1:], text[1][1:]
-    alone = torch.stack([*stage.refine(coarse[1:].unbind(-1), row, empty, [4])], -1)
+    alone = torch.stack([codes for codes, _ in stage.refine(coarse[1:].unbind(-1), row, empty, [4])], -1)
     assert torch.equal(both[1:], alone) and not torch.equal(both[0, 1:], both[1, 1:])
 
 

@@ -53,8 +53,10 @@ def test_one_folder_plays_and_is_saved_again(runs, folder, tmp_path):
     join(runs / "lm", runs / "fine", folder)  # again, over the earlier one
 
 
-def test_a_stream_is_the_clip_and_follows_within_a_window(folder):
+@pytest.mark.parametrize("snapped", [True, False])
+def test_a_stream_is_the_clip_and_follows_within_a_window(folder, snapped):
     model = ostinato.load(folder)
+    model.fine.sampling = dataclasses.replace(model.fine.sampling, snapped=snapped)
     clip = model.generate("a tune", 2.0, seed=1)
     drawn, sound, waited = [], [], 0
     for piece in model.play("a tune", seed=1, seconds=2.0, on_frame=lambda done, count: drawn.append(done)):
@@ -76,6 +78,23 @@ def test_clips_of_a_list_and_continuations(folder):
     assert on.codes.shape == (3, 65) and torch.equal(on.codes[:, :40], both[0].codes)
     with pytest.raises(UserError, match=r"\[3, frames\]"):
         model.generate("a tune", 0.5, continue_from=both[0].codes[None, :1])
+
+
+def test_latents_are_heard_as_they_were_drawn_and_codes_are_the_same(folder):
+    model = ostinato.load(folder)
+    before = model.generate("a tune", 0.4, seed=2)
+    codes = model.generate("a tune", 1.0, 1, None, before.codes).codes
+    coarse = [frame[None, :1] for frame in codes[:, 20:].unbind(1)]
+    text, empty = model.text(["a tune"]), model.text([""])
+    given = before.codes[None]
+    drawn = [latents for _, latents in model.fine.latents(coarse, text, empty, [1], given=given)]
+    first = model.codec.codes_to_latents(codes[None, :1, 20:])
+    whole = torch.cat([model.codec.codes_to_latents(given), torch.cat([first, torch.stack(drawn, -1)], 1)], -1)
+    model.fine.sampling = dataclasses.replace(model.fine.sampling, snapped=False)
+    clip = model.generate("a tune", 1.0, 1, None, before.codes)
+    assert torch.equal(clip.codes, codes)
+    torch.testing.assert_close(clip.audio, model.codec.decode_latents(whole)[0].clamp(-1, 1))
+    assert (clip.audio - model.codec.decode(codes[None])[0]).abs().max() > 1e-3
 
 
 def test_the_command_line(runs, tmp_path):
@@ -147,7 +166,7 @@ def test_oracles_tell_the_stages_apart(ask, stores, folder, tmp_path):
             source = next((stores / "music").glob(f"{p.name}.*"))
             real = model.codec.encode(read_audio(source, 8000, seconds=1)[None])[:, :1]
             text, empty = model.text([p.text]), model.text([""])
-            codes = torch.stack([*model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
+            codes = torch.stack([codes for codes, _ in model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
             write_audio(tmp_path / "wanted.wav", model.codec.decode(codes)[0].clamp(-1, 1), 8000)
             assert (refined / f"{p.name}.wav").read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in clips.rglob("*.wav")}

@@ -246,6 +246,11 @@ def latent_slices(latents: Tensor, codec: Codec) -> tuple[Tensor, ...]:
     return latents.split(width, 1)
 
 
+def sound(codec: Codec, frames: Tensor) -> Tensor:
+    """Codes [b, n, T] of whole numbers, or latents [b, n * latent_width, T] -> audio [b, 1, T * hop]."""
+    return codec.decode_latents(frames) if frames.is_floating_point() else codec.decode(frames)
+
+
 def fingerprint(codec: Codec) -> str:
     """16 hex digits that two codecs share when a code means the same to both: of their codebooks, in float32, and of
     the numbers that frame them. The same on every device, and after saving and loading."""

@@ -28,6 +28,9 @@ class FineSampling:
 
     Clips are drawn in windows of `window` seconds, which overlap by `overlap` seconds on either side: that much is
     heard before a window's own sound, and that much after it.
+
+    Codes are the latents snapped to the codebooks, always. What is heard is these codes, or, unless `snapped`, the
+    latents as they were drawn, which after few steps are the mean of what may be.
     """
 
     sampler: str = "dpm++"
@@ -36,6 +39,7 @@ class FineSampling:
     window: float = 6.0  # s
     overlap: float = 1.0  # s
     temperature: float = 1.0  # of the denoiser's odds, where it tells codes: below 1 the likely ones are likelier
+    snapped: bool = True
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

@@ -154,10 +154,18 @@ class FineStage:
         for fine in windows(v_of, coarse_latents(), draw, settings, *self.frames(settings), before):
             yield waiting.pop(0), self.scale.undo(fine.unsqueeze(-1), C)[..., 0]
 
-    def refine(self, *arguments: object, **options: object) -> Iterator[Tensor]:
-        """`latents`, snapped: the codes [b, K] of one frame after another."""
-        for codes, fine in self.latents(*arguments, **options):  # type: ignore[arg-type]
-            yield snap(self.codec, codes.unsqueeze(-1), fine.unsqueeze(-1))[..., 0]
+    def refine(self, *arguments: object, **options: object) -> Iterator[tuple[Tensor, Tensor]]:
+        """`latents`, snapped: of one frame after another the codes [b, K], and what is to be heard of it, as `heard`
+        has it."""
+        for coarse, fine in self.latents(*arguments, **options):  # type: ignore[arg-type]
+            codes = snap(self.codec, coarse.unsqueeze(-1), fine.unsqueeze(-1))[..., 0]
+            drawn = torch.cat([self.codec.codes_to_latents(coarse.unsqueeze(-1))[..., 0], fine], 1)
+            yield codes, codes if self.sampling.snapped else drawn
+
+    def heard(self, codes: Tensor) -> Tensor:
+        """Codes [b, K, T] that stand before -> them, or, unless `sampling.snapped`, their latents [b, K * latent_width,
+        T]: what `codec.sound` is to be given along with drawn frames."""
+        return codes if self.sampling.snapped else self.codec.codes_to_latents(codes)
 
 
 def identity(stage: FineStage) -> str:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostinato.codec import sound
 from ostinato.config import FineRun
 from ostinato.data import open_store
 from ostinato.denoisers import make_denoiser
@@ -139,8 +140,9 @@ class FineTask:
         stage = FineStage(denoiser, self.codec, self.scale, self.run.sampling)
         text, empty = self.encode_text([caption]), self.encode_text([""])
         frames = stage.refine(codes[:, :1].unbind(-1), text, empty, [self.run.train.seed + i])
-        versions = {"coarse": codes[:, :1], "fine": torch.stack(list(frames), -1), "codec": codes}
-        sounds = {name: self.codec.decode(version) for name, version in versions.items()}
+        fine = torch.stack([heard for _, heard in frames], -1)
+        versions = {"coarse": codes[:, :1], "fine": fine, "codec": codes}
+        sounds = {name: sound(self.codec, version) for name, version in versions.items()}
         room = (0, max(0, max(MEL_BINS) - sounds["codec"].shape[-1]))
         return {name: F.pad(sound, room) for name, sound in sounds.items()}
 

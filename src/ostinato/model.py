@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from ostinato.audio import read_audio, write_audio
-from ostinato.codec import SHORT_NAMES, Codec, fingerprint, load_codec
+from ostinato.codec import SHORT_NAMES, Codec, fingerprint, load_codec, sound
 from ostinato.config import build
 from ostinato.errors import UserError
 from ostinato.fine import FineStage
@@ -77,11 +77,12 @@ class Ostinato:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = self.frame_count(seconds)
         given = self.given(len(prompts), continue_from)
-        new = list(self.drawn(prompts, seed, settings, given, count, on_frame))
-        codes = torch.cat([given, torch.stack(new, 2)], 2)
+        new, heard = zip(*self.drawn(prompts, seed, settings, given, count, on_frame), strict=True)
+        codes = torch.stack([*given.unbind(2), *new], 2)
+        sounds = torch.stack([*self.heard(given).unbind(2), *heard], 2)
         clips = [
-            Clip(self.codec.decode(row[None])[0].clamp(-1, 1).cpu(), self.codec.sample_rate, row.cpu(), text)
-            for row, text in zip(codes, prompts, strict=True)
+            Clip(sound(self.codec, row[None])[0].clamp(-1, 1).cpu(), self.codec.sample_rate, own.cpu(), text)
+            for row, own, text in zip(sounds, codes, prompts, strict=True)
         ]
         return clips[0] if isinstance(prompt, str) else clips
 
@@ -126,9 +127,9 @@ class Ostinato:
         given: Tensor,
         count: int = 0,
         on_frame: Callable[[int, int], None] | None = None,
-    ) -> Iterator[Tensor]:
-        """The codes [b, K] of new frames after the `given` ones: `count` of them, or without end. on_frame: see `play`;
-        a fine stage's frames follow in stretches."""
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """New frames after the `given` ones, `count` of them, or without end: the codes [b, K], and what `codec.sound`
+        makes audio of (see `heard`). on_frame: see `play`; a fine stage's frames follow in stretches."""
         generation = self.begin(prompts, seed, settings, given)
 
         def new() -> Iterator[Tensor]:
@@ -138,9 +139,13 @@ class Ostinato:
                 yield frame
 
         if self.fine is None:
-            return new()
+            return ((codes, codes) for codes in new())
         read = self.fine.text or self.text
         return self.fine.refine(new(), read(prompts), read([""]), self.seeds(prompts, seed), given=given)
+
+    def heard(self, given: Tensor) -> Tensor:
+        """Codes [b, K, T] -> them, or their latents where a fine stage plays latents."""
+        return self.fine.heard(given) if self.fine and given.shape[-1] else given
 
     def seeds(self, prompts: list[str], seed: int) -> list[int]:
         return [(seed + i) % 2**63 for i in range(len(prompts))]
@@ -158,7 +163,7 @@ class Ostinato:
         continue_from: str | Path | Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The codes [K] of one frame after another, without end."""
-        for codes in self.drawn([prompt], seed, settings, self.given(1, continue_from)):
+        for codes, _ in self.drawn([prompt], seed, settings, self.given(1, continue_from)):
             yield codes[0].cpu()
 
     def play(
@@ -179,7 +184,7 @@ class Ostinato:
         count = 0 if seconds is None else self.frame_count(seconds)
         given = self.given(1, continue_from)
         new = self.drawn([prompt], seed, settings, given, count, on_frame)
-        for piece in pieces(self.codec, chain(given.unbind(2), new)):
+        for piece in pieces(self.codec, chain(self.heard(given).unbind(2), (heard for _, heard in new))):
             yield piece[0].clamp(-1, 1).cpu()
 
     def frame_count(self, seconds: float) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.audio import read_audio, write_audio
-from ostinato.codec import Codec, fingerprint, sound_id
+from ostinato.codec import Codec, fingerprint, sound, sound_id
 from ostinato.errors import UserError
 from ostinato.fine import FineStage
 from ostinato.folder import read_config, write_atomic
@@ -224,7 +224,7 @@ def render_refined(
 
     def refine(stem: str, codes: Tensor) -> Tensor:
         text, own_seed = texts[stem]
-        return torch.stack(list(stage.refine(codes[:, :1].unbind(-1), text, empty, [own_seed])), -1)
+        return torch.stack([heard for _, heard in stage.refine(codes[:, :1].unbind(-1), text, empty, [own_seed])], -1)
 
     clips = ClipSet(name, {}, "oracle", about=about)
     return through_codec(clips, real, stage.codec, out, seconds, told, refine)
@@ -240,7 +240,7 @@ def through_codec(
     change: Callable[[str, Tensor], Tensor],
 ) -> ClipSet:
     """Fill `clips` with real ones decoded from their codes, made where `out` lacks them; those that cannot be read are
-    lost. change: takes a clip's stem and codes [1, K, T], and gives the codes to decode."""
+    lost. change: takes a clip's stem and codes [1, K, T], and gives the codes or latents to decode."""
     device = next(codec.parameters()).device  # type: ignore[attr-defined]
     for i, (stem, path) in enumerate(real.items()):
         told(f"through the codec: {clips.name}", i, len(real))
@@ -249,7 +249,7 @@ def through_codec(
             if not target.is_file():
                 audio = read_audio(path, codec.sample_rate, seconds=seconds)
                 codes = change(stem, codec.encode(audio[None].to(device)))
-                whole = codec.decode(codes)[0, :, : audio.shape[-1]].clamp(-1, 1)
+                whole = sound(codec, codes)[0, :, : audio.shape[-1]].clamp(-1, 1)
                 write_audio(target, whole.cpu(), codec.sample_rate)
             clips.files[stem] = target
         except UserError as error:

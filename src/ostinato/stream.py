@@ -1,18 +1,19 @@
-"""Sound as it is drawn: frames of codes in, pieces of waveform out, equal to decoding the whole clip at once."""
+"""Sound as it is drawn: frames of codes or latents in, pieces of waveform out, equal to decoding them all at once."""
 
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from ostinato.codec import Codec
+from ostinato.codec import Codec, sound
 from ostinato.errors import UserError
 
 PIECE = 10  # frames of one piece: with the pocket codec 0.2 s
 
 
 def pieces(codec: Codec, frames: Iterable[Tensor], piece: int = PIECE) -> Iterator[Tensor]:
-    """frames, each [b, K] codes, without end if they like -> audio [b, 1, piece * hop], the last one shorter.
+    """frames, without end if they like, each [b, K] codes, or latents [b, K * latent_width] -> audio [b, 1, piece *
+    hop], the last one shorter.
 
     A piece waits for `codec.context` frames after it, as many as can be heard in it, and is decoded between its
     neighbours; no more than 2 context + piece frames are ever kept. Raises UserError where the codec has no bound to
@@ -25,7 +26,7 @@ def pieces(codec: Codec, frames: Iterable[Tensor], piece: int = PIECE) -> Iterat
     played = 0  # frames of `kept` that were given out already
 
     def decode(upto: int) -> Tensor:
-        audio = codec.decode(torch.stack(kept, -1))
+        audio = sound(codec, torch.stack(kept, -1))
         return audio[..., played * codec.hop : upto * codec.hop]
 
     for frame in frames:

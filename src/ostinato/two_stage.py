@@ -134,5 +134,6 @@ def describe_stages(folder: Path, config: dict) -> dict[str, str]:
         "codec": f"{config['codec']} ({config.get('codec_id') or 'unknown id'})",
         "text encoder": f"{config['text']} ({sizes.text_width} wide)",
         "sampler": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}",
+        "plays": "its codes" if sampling.snapped else "its latents, before they are snapped to codes",
         "delay": f"{sampling.window:g} s of music, the window of a stream",
     } | training_rows(folder)
