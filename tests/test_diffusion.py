@@ -14,6 +14,7 @@ from ostinato.diffusion import (
     code_velocity,
     denoise,
     guided,
+    joins,
     make_scheduler,
     noised,
     noises,
@@ -178,6 +179,36 @@ def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead):
     whole = drawn(coarse, sampler, steps, max(T, 2 * overlap + 1), overlap, reach)
     assert windowed.shape == (1, 2, T)
     torch.testing.assert_close(windowed, whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_clip_of_one_window_is_denoised_whole(sampler):
+    """Window of one: no windows; exactly what `denoise` gives of the noise of all frames."""
+    coarse, g = torch.randn(1, 3, 11, generator=torch.Generator().manual_seed(3)), torch.Generator().manual_seed(7)
+    noise = torch.stack([torch.randn(noises(sampler, 3), 1, 2, generator=g) for _ in range(11)], -1)
+    kernel = torch.linspace(0.1, 0.4, 3).view(1, 1, -1).expand(2, 1, -1)
+
+    def v(noisy, time):
+        near = torch.nn.functional.conv1d(torch.nn.functional.pad(noisy, (1, 1)), kernel, groups=2)
+        return near * (0.5 + time) + coarse.mean(1, keepdim=True)
+
+    wanted = denoise(v, noise, sampler, 3)[-1]
+    for window, overlap in ((11, 0), (12, 2), (40, 2)):
+        assert torch.equal(drawn(coarse, sampler, 3, window, overlap, (1, 1)), wanted)
+
+
+@given(st.integers(1, 60), st.integers(0, 4), st.integers(1, 9))
+def test_joins_are_where_windows_meet(T, overlap, more):
+    window, out, begun = 2 * overlap + more, [], []
+
+    def v_of(beside):
+        begun.append(len(out))
+        return lambda x, time: x
+
+    flow = windows(v_of, torch.zeros(T, 1, 1), lambda: torch.zeros(1, 1, 2), FineSampling(steps=1), window, overlap)
+    for frame in flow:
+        out.append(frame)
+    assert begun == [0, *joins(T, window, overlap)]
 
 
 def test_windows_follow_frame_by_frame():

@@ -1,6 +1,7 @@
 """The fine stage: its codes are valid, its training resumes bit for bit, two stages make one model."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,8 +118,15 @@ def test_a_temperature_is_of_the_odds():
     assert near.values.max() < 1e-3
     told = stage.denoiser(noisy, latent, time, *text).unflatten(1, (K - 1, -1))[0]
     assert torch.equal(near.indices, told.argmax(1))
-    with pytest.raises(UserError, match="tells no odds"):
+    with pytest.raises(UserError, match="no odds"):
         make_stage(codec).velocity(0.5)
+
+
+def test_a_temperature_without_odds_is_refused_before_training():
+    config = Path(__file__).parents[1] / "configs" / "fine-pocket-simba.yaml"
+    assert load_run(config).sampling.temperature != 1
+    with pytest.raises(UserError, match="no odds"):
+        load_run(config, ["model.tells=v"])
 
 
 @torch.no_grad()

@@ -48,9 +48,16 @@ def test_one_folder_plays_and_is_saved_again(runs, folder, tmp_path):
     assert torch.equal(model.generate("a tune", 1.3, seed=5).codes, clip.codes)
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(ostinato.load(tmp_path / "again").generate("a tune", 1.3, seed=5).codes, clip.codes)
+    model.fine.sampling = dataclasses.replace(model.fine.sampling, steps=3, snapped=False)
+    model.sampling = dataclasses.replace(model.sampling, guidance=1.5)
+    model.save_pretrained(tmp_path / "again")
+    again = ostinato.load(tmp_path / "again")
+    assert (again.sampling, again.fine.sampling) == (model.sampling, model.fine.sampling)
     told = describe(folder)
     assert told["type"] == "two stages" and told["lm: trained"] == "1 steps, seed 0" and "fine: delay" in told
+    (folder.parent / f".{folder.name}.tmp").mkdir()  # as of one that was killed
     join(runs / "lm", runs / "fine", folder)  # again, over the earlier one
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["fine", "joint", "lm"]
 
 
 @pytest.mark.parametrize("snapped", [True, False])
@@ -147,9 +154,26 @@ def ask(stores, tmp_path, monkeypatch):
     return ask
 
 
-def test_oracles_tell_the_stages_apart(ask, stores, folder, tmp_path):
+def test_clips_of_other_settings_are_not_taken_for_these(ask, folder, tmp_path):
+    mine = shutil.copytree(folder, tmp_path / "mine")
+    ask(f"mine={mine}", reference=None)
+    for part, change in (("fine", {"snapped": False}), ("lm", {"guidance": 1.5})):
+        path = mine / part / "config.json"
+        before = path.read_text()
+        config = json.loads(before)
+        path.write_text(json.dumps(config | {"sampling": config.get("sampling", {}) | change}))
+        with pytest.raises(UserError, match="made otherwise"):
+            ask(f"mine={mine}", reference=None)
+        path.write_text(before)
+
+
+@pytest.mark.parametrize("snapped", [True, False])
+def test_oracles_tell_the_stages_apart(ask, stores, folder, tmp_path, snapped):
     """Rows of their own: the real first codebook, that and the fine stage (as the model would play on), all codebooks;
     shared where codec and fine stage are."""
+    model = ostinato.load(folder)
+    model.fine.sampling = dataclasses.replace(model.fine.sampling, snapped=snapped)
+    model.save_pretrained(folder := tmp_path / "simba")
     twin = shutil.copytree(folder, tmp_path / "twin")
     prompts, results = ask(f"simba={folder}", f"twin={twin}", codec=str(stores / "codec"), codebooks=(2, 3))
     rows = by_name(results)
@@ -160,14 +184,14 @@ def test_oracles_tell_the_stages_apart(ask, stores, folder, tmp_path):
     assert rows[oracle]["notes"] == ["twin has the same fine stage"]
     clips = tmp_path / "out" / "clips"
     refined = Path(rows[oracle]["folder"])
-    model = ostinato.load(folder)
     for i, p in enumerate(prompts.prompts):
         if p.name != "absent":
             source = next((stores / "music").glob(f"{p.name}.*"))
             real = model.codec.encode(read_audio(source, 8000, seconds=1)[None])[:, :1]
             text, empty = model.text([p.text]), model.text([""])
-            codes = torch.stack([codes for codes, _ in model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
-            write_audio(tmp_path / "wanted.wav", model.codec.decode(codes)[0].clamp(-1, 1), 8000)
+            heard = torch.stack([h for _, h in model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
+            decode = model.codec.decode if snapped else model.codec.decode_latents
+            write_audio(tmp_path / "wanted.wav", decode(heard)[0].clamp(-1, 1), 8000)
             assert (refined / f"{p.name}.wav").read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in clips.rglob("*.wav")}
     (refined / "rise.wav").unlink()

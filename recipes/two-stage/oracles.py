@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rich.progress import track
 from ostinato.cli import pick_device
 from ostinato.codec import Codec, load_codec
 from ostinato.data import open_store
+from ostinato.diffusion import joins
 from ostinato.errors import UserError
 from ostinato.fine import FineStage, load_fine, snap
 from ostinato.listeners import hear, load_listener
@@ -45,15 +47,6 @@ class Row:
     seconds: float = 0.0  # that the fine stage took
 
 
-def joins(frames: int, window: int, overlap: int) -> list[int]:
-    """Frames at which a window's own sound begins, as `diffusion.windows` has them, but for the first."""
-    found, start = [], window - overlap
-    while start + max(overlap, 1) <= frames:
-        found.append(start)
-        start += window - 2 * overlap
-    return found
-
-
 def change_at(audio: torch.Tensor, at: list[int], codec: Codec, loss: SpectralLoss) -> float | None:
     """Mean change of the log mel spectrum across the beginnings of the frames `at`, by that across all frames."""
     mel = loss.mel(stft(audio, 512), 512)[0]  # [bands, hops of 128 samples]
@@ -64,6 +57,16 @@ def change_at(audio: torch.Tensor, at: list[int], codec: Codec, loss: SpectralLo
     return float(np.mean(near) / usual) if near else None
 
 
+def listed(kind: type) -> Callable[[str], list]:
+    """For argparse: values with commas between, each once."""
+
+    def values(text: str) -> list:
+        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",")))
+
+    values.__name__ = f"list of {kind.__name__}"  # in argparse's message
+    return values
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,11 +74,11 @@ def main() -> None:
     parser.add_argument("fine", help="a fine stage: its folder, or its run's")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--codebooks", default="1,2,4", help="rows of real codes cut to so many")
-    parser.add_argument("--sampler", default="", help="some of ddpm, ddim, dpm++; default: the model's own")
-    parser.add_argument("--steps", default="", help="such as 4,8,16; default: the model's own")
-    parser.add_argument("--guidance", default="", help="such as 1,3; default: the model's own")
-    parser.add_argument("--temperature", default="", help="such as 0.7,1, of a stage that tells codes")
+    parser.add_argument("--codebooks", type=listed(int), default=[1, 2, 4], help="rows of real codes cut to so many")
+    parser.add_argument("--sampler", type=listed(str), help="some of ddpm, ddim, dpm++; default: the model's own")
+    parser.add_argument("--steps", type=listed(int), help="such as 4,8,16; default: the model's own")
+    parser.add_argument("--guidance", type=listed(float), help="such as 1,3; default: the model's own")
+    parser.add_argument("--temperature", type=listed(float), help="such as 0.7,1, of a stage that tells codes")
     parser.add_argument("--listener", help="for FD: openl3, efficientat:FILE, ...")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -94,14 +97,14 @@ def main() -> None:
     listener = load_listener(args.listener, device) if args.listener else None
     own, loss = stage.sampling, SpectralLoss(codec.sample_rate).to(device)
     asked = [
-        replace(own, sampler=sampler, steps=int(steps), guidance=float(guidance), temperature=float(temperature))
-        for sampler in (args.sampler or own.sampler).split(",")
-        for steps in (args.steps or str(own.steps)).split(",")
-        for guidance in (args.guidance or str(own.guidance)).split(",")
-        for temperature in (args.temperature or str(own.temperature)).split(",")
+        replace(own, sampler=sampler, steps=steps, guidance=guidance, temperature=temperature)
+        for sampler in args.sampler or [own.sampler]
+        for steps in args.steps or [own.steps]
+        for guidance in args.guidance or [own.guidance]
+        for temperature in args.temperature or [own.temperature]
     ]
     K, T = codec.num_codebooks, round(args.seconds * codec.frame_rate)
-    cuts = sorted({1, *map(int, args.codebooks.split(","))})
+    cuts = sorted({1, *args.codebooks})
     rows = {f"real codes, first {n}": Row() for n in cuts if n < K}
     rows |= {"real codes, all": Row()}
     names = [f"{s.sampler} {s.steps}, guidance {s.guidance:g}, T {s.temperature:g}" for s in asked]

@@ -3,13 +3,17 @@
 # SYSTEM: delay (one stage, all codebooks), simba or transformer (a language model for the first codebook, diffusion for
 # the others). STORE: of codes, as `ostinato prepare` writes it. SIZE: pocket (default) or paper, DAC on a GPU.
 # The fine stage is trained once, for both. It may be stopped: the same command goes on, and skips finished runs.
-# OUT (runs/two-stage-SIZE) and FINE (unet or simba, at pocket size) may be set in the environment. SETTINGS after SIZE
-# go to every training.
+# OUT (runs/two-stage-SIZE) and FINE (simba or unet, at pocket size; the paper's is unet) may be set in the environment.
+# SETTINGS after SIZE go to every training: those that both stages have, such as train.precision.
 set -euo pipefail
 here=$(dirname "$0") configs=$(dirname "$0")/../../configs
 system=$1 store=$2 size=${3:-pocket}
 shift $(($# < 3 ? $# : 3))
-out=${OUT:-runs/two-stage-$size} denoiser=${FINE:-unet}
+out=${OUT:-runs/two-stage-$size} denoiser=${FINE:-simba}
+[ "$size" = paper ] && denoiser=unet
+
+[ "$size" = paper ] && fine=$configs/fine-unet.yaml || fine=$configs/fine-pocket-$denoiser.yaml
+[ -e "$fine" ] || { echo "FINE=$denoiser: give simba or unet" >&2; exit 2; }
 
 train() { # CONFIG RUN [settings]
   local config=$1 run=$2
@@ -33,7 +37,6 @@ train "$lm" "$out/$system" --set "prompts=[]" "$@"
 if [ "$system" = delay ]; then
   echo "$out/delay"
 else
-  [ "$size" = pocket ] && fine=$configs/fine-pocket-$denoiser.yaml || fine=$configs/fine-unet.yaml
   train "$fine" "$out/fine-$denoiser" "$@"
   ostinato join "$out/$system" "$out/fine-$denoiser" "$out/$system-$denoiser"
 fi

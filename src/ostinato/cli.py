@@ -45,9 +45,11 @@ def generate(
     model: Model = None,
     continue_from: Annotated[Path | None, typer.Option(help="An audio file to go on from.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the text; 1: no guidance." + OWN)
+        float | None, typer.Option(help="How closely the language model follows the text; 1: no guidance." + OWN)
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest code always." + OWN)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the language model; 0: the likeliest code always." + OWN)
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes; 0: from all." + OWN)] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that make up this share." + OWN)] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage." + OWN)] = None,

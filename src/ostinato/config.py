@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ostinato.denoisers import FineConfig
-from ostinato.diffusion import FineSampling
+from ostinato.diffusion import FineSampling, check_temperature
 from ostinato.errors import UserError, nearest
 from ostinato.lm import LMConfig
 from ostinato.pocket import PocketConfig
@@ -25,7 +25,7 @@ class Optimisation:
     """The paper's optimiser and schedule (section IV-A) are the defaults; `batch` is clips per process."""
 
     steps: int = 100_000
-    optimizer: str = "adamw"  # or muon: Muon for the matrices within blocks, with betas[0] as momentum
+    optimizer: str = "adamw"  # or muon: Muon for matrices, with betas[0] as momentum (see optimizer.py)
     batch: int = 4
     accumulation: int = 32
     learning_rate: float = 1e-4
@@ -217,6 +217,7 @@ def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[
         check(0 <= run.text_dropout <= 1, f"text_dropout must be from 0 to 1, got {run.text_dropout}")
         check(run.sample_clips >= 1, f"sample_clips must be at least 1, got {run.sample_clips}")
         check(0.2 <= run.sample_seconds < math.inf, f"sample_seconds must be at least 0.2, got {run.sample_seconds}")
+        check_temperature(run.model.tells, run.sampling.temperature)
     else:
         for key in ("checkpointing", "shard"):
             check(not getattr(run.train, key), f"train.{key} is not for codecs; leave it out")

@@ -54,6 +54,12 @@ class FineSampling:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
 
 
+def check_temperature(tells: str, temperature: float) -> None:
+    """Raise UserError for a temperature that a denoiser which tells `tells` has no odds for."""
+    if tells == "v" and temperature != 1:
+        raise UserError(f"a denoiser that tells v has no odds for a temperature of {temperature:g}: set it to 1")
+
+
 def angle_of(time: Tensor, ndim: int) -> Tensor:
     """time [b] -> a, [b, 1, ...] of so many dimensions."""
     return (time * (math.pi / 2)).view(-1, *[1] * (ndim - 1))
@@ -234,3 +240,12 @@ def windows(
             yield from run(window - overlap)
     if done < len(kept):
         yield from run(len(kept))
+
+
+def joins(frames: int, window: int, overlap: int) -> list[int]:
+    """Frames of a clip at which `windows` goes over from one to the next."""
+    found, start = [], window - overlap
+    while start + max(overlap, 1) <= frames:
+        found.append(start)
+        start += window - 2 * overlap
+    return found

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ostinato.codec import Codec, sound_id
 from ostinato.config import build
 from ostinato.denoisers import FineConfig, make_denoiser
-from ostinato.diffusion import Denoiser, FineSampling, code_velocity, guided, noises, windows
+from ostinato.diffusion import Denoiser, FineSampling, check_temperature, code_velocity, guided, noises, windows
 from ostinato.errors import UserError
 from ostinato.folder import fill, read_config, write_model_folder
 from ostinato.text import TextEncoder
@@ -95,11 +95,8 @@ class FineStage:
         return self.denoiser.config  # type: ignore[return-value]
 
     def velocity(self, temperature: float = 1.0) -> Denoiser:
-        """The denoiser as one that tells v. Raises UserError for another temperature than 1 where it tells no odds."""
-        if self.sizes.tells == "v" and temperature != 1:
-            raise UserError(
-                f"this fine stage tells no odds that a temperature of {temperature:g} could change: leave it 1"
-            )
+        """The denoiser as one that tells v. Errors: `check_temperature`."""
+        check_temperature(self.sizes.tells, temperature)
         if self.sizes.tells == "v":
             return self.denoiser
         table = code_table(self.codec, self.scale)
@@ -154,13 +151,24 @@ class FineStage:
         for fine in windows(v_of, coarse_latents(), draw, settings, *self.frames(settings), before):
             yield waiting.pop(0), self.scale.undo(fine.unsqueeze(-1), C)[..., 0]
 
-    def refine(self, *arguments: object, **options: object) -> Iterator[tuple[Tensor, Tensor]]:
+    def refine(
+        self,
+        coarse: Iterable[Tensor],
+        text: tuple[Tensor, Tensor],
+        empty: tuple[Tensor, Tensor],
+        seeds: list[int],
+        settings: FineSampling | None = None,
+        given: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """`latents`, snapped: of one frame after another the codes [b, K], and what is to be heard of it, as `heard`
         has it."""
-        for coarse, fine in self.latents(*arguments, **options):  # type: ignore[arg-type]
-            codes = snap(self.codec, coarse.unsqueeze(-1), fine.unsqueeze(-1))[..., 0]
-            drawn = torch.cat([self.codec.codes_to_latents(coarse.unsqueeze(-1))[..., 0], fine], 1)
-            yield codes, codes if self.sampling.snapped else drawn
+        settings = settings or self.sampling
+        for first, fine in self.latents(coarse, text, empty, seeds, settings, given):
+            codes = snap(self.codec, first.unsqueeze(-1), fine.unsqueeze(-1))[..., 0]
+            if settings.snapped:
+                yield codes, codes
+            else:
+                yield codes, torch.cat([self.codec.codes_to_latents(first.unsqueeze(-1))[..., 0], fine], 1)
 
     def heard(self, codes: Tensor) -> Tensor:
         """Codes [b, K, T] that stand before -> them, or, unless `sampling.snapped`, their latents [b, K * latent_width,
@@ -192,7 +200,9 @@ def fine_folder(folder: str | Path) -> tuple[FineConfig, Scale, FineSampling, di
         raise UserError(
             f"{folder}/config.json has the scale of {len(scale.mean)} numbers, not {sizes.coarse + sizes.fine}"
         )
-    return sizes, scale, build(FineSampling, config.get("sampling", {}), f"{folder}: sampling"), config
+    sampling = build(FineSampling, config.get("sampling", {}), f"{folder}: sampling")
+    check_temperature(sizes.tells, sampling.temperature)
+    return sizes, scale, sampling, config
 
 
 def load_fine(folder: str | Path, codec: Codec, device: str | torch.device = "cpu") -> FineStage:

@@ -30,7 +30,8 @@ PACK = Path(__file__).parent / "pocket_pack"  # the model that ships with the pa
 
 @dataclass
 class Clip:
-    """What was generated: `audio` [1, samples] in [-1, 1] at `sample_rate` Hz, from `codes` [K, T]."""
+    """What was generated: `audio` [1, samples] in [-1, 1] at `sample_rate` Hz, from `codes` [K, T], or from the latents
+    that were snapped to them (`FineSampling.snapped`)."""
 
     audio: Tensor
     sample_rate: int
@@ -68,8 +69,8 @@ class Ostinato:
     ) -> "Clip | list[Clip]":
         """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i).
 
-        continue_from: an audio file, or codes [K, T0] (those of a Clip) or [1, K, T0]; the clips begin with it and go
-            on for `seconds`.
+        continue_from: an audio file, or codes [K, T0] (those of a Clip) or [1, K, T0]; the clips begin with what these
+            decode to and go on for `seconds`.
         settings: default, the model's own `sampling`.
         on_frame: called with the frames done and their number in all, after each.
         Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
@@ -203,7 +204,7 @@ class Ostinato:
             from ostinato.two_stage import save_two_stage
 
             return save_two_stage(folder, self, dtype)
-        save_lm(folder, self.lm, self.config, dtype)
+        save_lm(folder, self.lm, self.config | {"sampling": dataclasses.asdict(self.sampling)}, dtype)
         if self.config["codec"] == "codec":
             self.codec.save_pretrained(Path(folder) / "codec")  # type: ignore[attr-defined]
 
@@ -335,17 +336,22 @@ def codec_line(codec: dict) -> str:
     return f"pocket, {codec['sample_rate']} Hz, {rate:g} frames a second, {codec['num_codebooks']} codebooks"
 
 
-def training_rows(folder: Path) -> dict[str, str]:
-    """The training so far, from training.json of a checkpoint or `training` in config.json."""
+def training(folder: Path) -> dict:
+    """The training so far: training.json of a checkpoint, or `training` in config.json; empty where neither tells."""
     path = folder / "training.json"
     try:
-        training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
+        return json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from error
-    if "step" not in training:
+
+
+def training_rows(folder: Path) -> dict[str, str]:
+    """The row of `training`, for `ostinato info`."""
+    so_far = training(folder)
+    if "step" not in so_far:
         return {}
-    seed = f", seed {training['seed']}" if "seed" in training else ""  # an imported checkpoint does not tell it
-    return {"trained": f"{training['step']} steps{seed}"}
+    seed = f", seed {so_far['seed']}" if "seed" in so_far else ""  # an imported checkpoint does not tell it
+    return {"trained": f"{so_far['step']} steps{seed}"}
 
 
 def copy_codec(source: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from ostinato.config import Optimisation
 from ostinato.processes import like
 
-ENDS = re.compile(r"(^|\.)(embedding|lm_head)\.")  # tables and heads, which Muon is not for
+ENDS = re.compile(r"(^|\.)(embedding|lm_head)\.")  # of a language model, which Muon is not for
 
 
 def learning_rate(step: int, hyper: Optimisation) -> float:
@@ -26,7 +26,7 @@ def optimizers_for(module: nn.Module, hyper: Optimisation) -> list[torch.optim.O
     """AdamW, fused on a GPU; vectors and scalars (norms, biases, A_log, D) are not decayed.
 
     With `hyper.optimizer` muon, Muon (K. Jordan 2024; arXiv 2502.16982 for the rate that suits AdamW's) takes the
-    matrices of linear layers, AdamW what is left: embeddings and heads, convolutions, vectors.
+    matrices of linear layers, AdamW what is left: a language model's embeddings and heads, convolutions, vectors.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     inner: list[Tensor] = []

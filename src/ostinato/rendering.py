@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ def render_model(
     """
     model = load_target(target, device)
     about = describe_target(target, model)
-    made = begin_folder(out, {"model": about, "seconds": seconds, "seed": seed, "prompts": prompts.about.get("sha256")})
+    settings = {"model": about, **played_with(model), "seconds": seconds, "seed": seed}
+    made = begin_folder(out, settings | {"prompts": prompts.about.get("sha256")})
     clips = ClipSet(name, {}, "model", about=about)
     missing = [i for i, p in enumerate(prompts.prompts) if not (out / f"{p.name}.wav").is_file()]
     groups = runs_of(missing, batch)
@@ -98,7 +99,8 @@ def render_model(
         done += len(group)
         save_json(out / "made.json", made)
     if made["cost"]["flops"] is None and isinstance(model, Ostinato):
-        made["cost"]["flops"] = generation_flops(model, prompts.prompts[0].text)
+        length = seconds if model.fine else 1.0  # a fine stage's windows overlap: one alone is not what many cost
+        made["cost"]["flops"] = generation_flops(model, prompts.prompts[0].text, length)
         save_json(out / "made.json", made)
     clips.files = {p.name: out / f"{p.name}.wav" for p in prompts.prompts if p.name not in clips.lost}
     clips.about = about | {"cost": made["cost"]}
@@ -162,6 +164,14 @@ def describe_target(target: str, model: Ostinato | MusicGen) -> dict:
     return about | ({"fine_parameters": fine} if fine else {})
 
 
+def played_with(model: Ostinato | MusicGen) -> dict:
+    """What else clips depend on: how a model is sampled, and its codec's sound."""
+    if isinstance(model, MusicGen):
+        return {}
+    sampling = {"sampling": asdict(model.sampling), "codec": sound_id(model.codec)}
+    return sampling | ({"fine": asdict(model.fine.sampling)} if model.fine else {})
+
+
 def watch_memory() -> None:
     """Begin a new `peak_memory`, where the system can (CUDA, Linux); elsewhere it counts since the process began."""
     if torch.cuda.is_available():
@@ -182,9 +192,9 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def generation_flops(model: Ostinato, prompt: str, seconds: float = 1.0) -> float:
+def generation_flops(model: Ostinato, prompt: str, seconds: float) -> float:
     """FLOPs for each second of audio, text and codec included, as PyTorch counts the matrix products of a generation of
-    one second. A Transformer needs more for later ones."""
+    so many. A Transformer needs more for later ones."""
     counter = FlopCounterMode(display=False)
     with counter:
         model.generate(prompt, seconds)

@@ -5,7 +5,9 @@ its own folder; `ostinato.load` takes it. `ostinato join` makes one of two runs.
 """
 
 import json
+import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,14 +18,26 @@ from ostinato.errors import UserError
 from ostinato.fine import fine_folder, load_fine, save_fine
 from ostinato.folder import read_config, weights_file, write_atomic
 from ostinato.lm import LMConfig, count_parameters
-from ostinato.model import TWO_STAGE, Ostinato, copy_codec, describe, lm_config, load, resolve, save_lm, training_rows
+from ostinato.model import (
+    TWO_STAGE,
+    Ostinato,
+    copy_codec,
+    describe,
+    lm_config,
+    load,
+    resolve,
+    save_lm,
+    training,
+    training_rows,
+)
 from ostinato.text import load_text_encoder
 
 
 def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
     """Put a language model and a fine stage (folders, runs' folders or hub ids) into the folder `out`.
 
-    Raises UserError where they do not fit together, or `out` holds anything but an earlier joint model.
+    `out` is written whole or not at all. Raises UserError where they do not fit together, or `out` holds anything but
+    an earlier joint model, or cannot be written.
     """
     first, second, folder = resolve(lm), resolve(fine), Path(out)
     sizes, config = lm_config(first)
@@ -35,12 +49,22 @@ def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
         if folder.resolve() in (*first.resolve().parents, *second.resolve().parents):
             raise UserError(f"{folder} holds one of the stages itself: name another folder")
     inside = first / config["codec"]
-    codec = copy_codec(str(inside) if inside.is_dir() else config["codec"], folder)
-    for name, source, about in (("lm", first, config), ("fine", second, fine_config)):
-        training = {"training": trained} if (trained := read_training(source)) else {}
-        about = {key: value for key, value in about.items() if key != "weights"} | training
-        place(folder / name, about | {"codec": within(codec)}, weights_file(source))
-    write_config(folder, {"model_type": TWO_STAGE, "lm": "lm", "fine": "fine", "codec": codec})
+    temporary = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+    try:
+        temporary.mkdir(parents=True)
+        codec = copy_codec(str(inside) if inside.is_dir() else config["codec"], temporary)
+        for name, source, about in (("lm", first, config), ("fine", second, fine_config)):
+            trained = {key: value for key, value in training(source).items() if key in ("step", "seed")}
+            about = {key: value for key, value in about.items() if key != "weights"} | {"training": trained}
+            place(temporary / name, about | {"codec": within(codec)}, weights_file(source))
+        write_config(temporary, {"model_type": TWO_STAGE, "lm": "lm", "fine": "fine", "codec": codec})
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot write {folder} ({error}): is there room left, and leave to write?") from error
     return folder
 
 
@@ -60,13 +84,6 @@ def check_fit(sizes: LMConfig, config: dict, fine_config: dict) -> None:
 def within(codec: str) -> str:
     """What a stage's config.json calls the codec: one that is inside the joint folder lies beside the stage."""
     return "../codec" if codec == "codec" else codec
-
-
-def read_training(folder: Path) -> dict:
-    """Steps and seed of a checkpoint, or of a model that tells them."""
-    path = folder / "training.json"
-    training = json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})
-    return {key: training[key] for key in ("step", "seed") if key in training}
 
 
 def place(folder: Path, config: dict, weights: Path) -> None:
@@ -108,8 +125,9 @@ def save_two_stage(folder: str | Path, model: Ostinato, dtype: torch.dtype = tor
         raise ValueError("a model of one stage")
     inside = model.config["codec"] in ("codec", "../codec")
     name = "codec" if inside else model.config["codec"]
-    save_lm(folder / "lm", model.lm, model.config | {"codec": within(name)}, dtype)
-    about = fine.config | {"codec": within(name)}
+    about = model.config | {"codec": within(name), "sampling": asdict(model.sampling)}
+    save_lm(folder / "lm", model.lm, about, dtype)
+    about = fine.config | {"codec": within(name), "sampling": asdict(fine.sampling)}
     weights = {key: t.to(dtype) for key, t in fine.denoiser.state_dict().items()}
     save_fine(folder / "fine", fine.sizes, fine.scale, about, weights)
     if inside:
