@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import ostinato
 from ostinato.audio import read_audio, write_audio
 from ostinato.cli import app
+from ostinato.config import load_run
 from ostinato.errors import UserError
 from ostinato.evaluate import evaluate
 from ostinato.model import describe
@@ -131,6 +132,25 @@ def test_stages_that_do_not_fit(runs, stores, tmp_path):
     (other / "config.json").write_text(json.dumps(config | {"codec_id": "0" * 16}))
     with pytest.raises(UserError, match="train them on one store"):
         join(runs / "lm", other, tmp_path / "joint")
+
+
+def test_a_stage_of_a_joint_model_stands_alone(stores, folder, tmp_path):
+    """It can be joined again, begun with, played and saved."""
+    again = join(folder, folder, tmp_path / "again")
+    clip = ostinato.load(folder).generate("a tune", 0.4)
+    assert torch.equal(ostinato.load(again).generate("a tune", 0.4).codes, clip.codes)
+    alone = ostinato.load(folder / "lm")
+    alone.save_pretrained(tmp_path / "alone")
+    same = shutil.copytree(tmp_path / "alone", tmp_path / "elsewhere" / "deep")
+    assert torch.equal(ostinato.load(same).generate("a tune", 0.4).codes, clip.codes[:1])
+    given = {"init": str(folder), "data": str(stores / "codes")}
+    run = load_run(None, [], given)
+    assert run.model.num_codebooks == 1 and Path(run.codec) == (folder / "codec").resolve()
+    (tmp_path / "fine.yaml").write_text("task: fine\nmodel: {}\nsampling: {window: 0.5, overlap: 0.1}\n")
+    assert load_run(tmp_path / "fine.yaml", [], given | {"output": "x"}).model.denoiser == "simba"
+    (tmp_path / "codec.yaml").write_text("task: codec")
+    audio = {"data": str(stores / "audio"), "output": "x", "init": str(folder)}
+    assert load_run(tmp_path / "codec.yaml", ["clip_seconds=2"], audio).model.num_codebooks == 3
 
 
 def test_steps_and_windows_are_settings_of_the_model(folder):

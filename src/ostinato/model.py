@@ -25,6 +25,7 @@ from ostinato.stream import pieces
 from ostinato.text import TextEncoder, load_text_encoder
 
 TWO_STAGE = "ostinato-two-stage"  # model_type of a folder with a language model and a fine stage
+INSIDE = ("codec", "../codec")  # what config.json calls a codec in the same folder, of one stage and of two
 PACK = Path(__file__).parent / "pocket_pack"  # the model that ships with the package
 
 
@@ -204,8 +205,10 @@ class Ostinato:
             from ostinato.two_stage import save_two_stage
 
             return save_two_stage(folder, self, dtype)
-        save_lm(folder, self.lm, self.config | {"sampling": dataclasses.asdict(self.sampling)}, dtype)
-        if self.config["codec"] == "codec":
+        inside = self.config["codec"] in INSIDE
+        about = self.config | {"codec": "codec" if inside else self.config["codec"]}
+        save_lm(folder, self.lm, about | {"sampling": dataclasses.asdict(self.sampling)}, dtype)
+        if inside:
             self.codec.save_pretrained(Path(folder) / "codec")  # type: ignore[attr-defined]
 
     def push_to_hub(self, repository: str, private: bool = False) -> str:

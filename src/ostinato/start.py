@@ -8,7 +8,8 @@ from ostinato.codec import SHORT_NAMES
 from ostinato.errors import UserError
 from ostinato.fine import fine_folder
 from ostinato.folder import read_config
-from ostinato.model import PACK, lm_config, resolve
+from ostinato.model import PACK, TWO_STAGE, lm_config, resolve
+from ostinato.two_stage import stage_folder
 
 FREE = ("dropout", "chunk")  # keys of the model section that no weight depends on
 
@@ -16,20 +17,19 @@ FREE = ("dropout", "chunk")  # keys of the model section that no weight depends 
 def start_folder(init: str, task: str) -> Path:
     """The folder of `init`'s language model (task lm), fine stage (task fine) or codec (task codec). Raises UserError
     where there is none."""
+    if task != "codec":
+        return stage_folder(init, task)
     folder = resolve(init)
     config = read_config(folder)
-    if task == "lm" or config.get("model_type") == "pocket":
+    if config.get("model_type") == "pocket":
         return folder
-    if task == "fine":
-        fine_folder(folder)
-        return folder
-    if config.get("model_type") != "ostinato":
+    if config.get("model_type") not in ("ostinato", TWO_STAGE):
         raise UserError(f"{init} holds a model of type {config.get('model_type')!r}, and no pocket codec to begin with")
     return codec_folder(folder, config)
 
 
 def codec_folder(folder: Path, config: dict) -> Path:
-    """The pocket codec of a language model's folder. Raises UserError if its codec is another kind."""
+    """The pocket codec of a model's folder. Raises UserError if its codec is another kind."""
     named = SHORT_NAMES.get(config["codec"], config["codec"])
     for place in (folder / named, Path(named)):
         if (place / "config.json").is_file() and read_config(place).get("model_type") == "pocket":
@@ -46,8 +46,9 @@ def like_model(values: dict, task: str) -> dict:
     if task == "codec":
         return values | {"model": same(values, read_config(folder)["codec"], "model", folder)}
     sizes, config = (fine_folder(folder)[0], read_config(folder)) if task == "fine" else lm_config(folder)
-    codec = str(folder / config["codec"]) if (folder / config["codec"]).is_dir() else config["codec"]
-    codec = "pocket" if folder == PACK else codec  # a short name outlives an installation
+    inside = (folder / config["codec"]).resolve()
+    codec = str(inside) if inside.is_dir() else config["codec"]
+    codec = "pocket" if inside == (PACK / "codec").resolve() else codec  # a short name outlives an installation
     model = same(values, dataclasses.asdict(sizes), "model", folder)
     text = same(values, {"text": config["text"]}, "", folder)
     return {"codec": codec} | values | {"model": model} | text

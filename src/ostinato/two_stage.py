@@ -19,6 +19,7 @@ from ostinato.fine import fine_folder, load_fine, save_fine
 from ostinato.folder import read_config, weights_file, write_atomic
 from ostinato.lm import LMConfig, count_parameters
 from ostinato.model import (
+    INSIDE,
     TWO_STAGE,
     Ostinato,
     copy_codec,
@@ -34,12 +35,13 @@ from ostinato.text import load_text_encoder
 
 
 def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
-    """Put a language model and a fine stage (folders, runs' folders or hub ids) into the folder `out`.
+    """Put a language model and a fine stage (folders, runs' folders, hub ids, or two-stage models that have them) into
+    the folder `out`.
 
     `out` is written whole or not at all. Raises UserError where they do not fit together, or `out` holds anything but
     an earlier joint model, or cannot be written.
     """
-    first, second, folder = resolve(lm), resolve(fine), Path(out)
+    first, second, folder = stage_folder(lm, "lm"), stage_folder(fine, "fine"), Path(out)
     sizes, config = lm_config(first)
     _, _, _, fine_config = fine_folder(second)
     check_fit(sizes, config, fine_config)
@@ -97,6 +99,17 @@ def write_config(folder: Path, config: dict) -> None:
     write_atomic(folder / "config.json", lambda temporary: temporary.write_text(text))
 
 
+def stage_folder(name: str | Path, stage: str) -> Path:
+    """The folder of a stage, "lm" or "fine": what `resolve` finds, or where that has two stages, its part. Errors:
+    `resolve`, `parts`."""
+    folder = resolve(name)
+    config = read_config(folder)
+    if config.get("model_type") != TWO_STAGE:
+        return folder
+    first, second = parts(folder, config)
+    return first if stage == "lm" else second
+
+
 def parts(folder: Path, config: dict) -> tuple[Path, Path]:
     """The folders of both stages. Raises UserError where config.json does not name them."""
     for key in ("lm", "fine", "codec"):
@@ -123,7 +136,7 @@ def save_two_stage(folder: str | Path, model: Ostinato, dtype: torch.dtype = tor
     folder, fine = Path(folder), model.fine
     if fine is None:
         raise ValueError("a model of one stage")
-    inside = model.config["codec"] in ("codec", "../codec")
+    inside = model.config["codec"] in INSIDE
     name = "codec" if inside else model.config["codec"]
     about = model.config | {"codec": within(name), "sampling": asdict(model.sampling)}
     save_lm(folder / "lm", model.lm, about, dtype)
