@@ -1,7 +1,7 @@
-"""How fast a sentence becomes sound on this CPU: the shipped pack beside MusicGen-small of transformers.
+"""How fast a sentence becomes sound on this CPU: the shipped packs beside MusicGen-small of transformers.
 
-    python benchmarks/pocket.py                       # pack as it ships, in other forms, and MusicGen-small
-    python benchmarks/pocket.py --seconds 10 --rounds 3 --rows "pack; musicgen-small"
+    python benchmarks/pocket.py                       # packs as they ship, in other forms, and MusicGen-small
+    python benchmarks/pocket.py --seconds 10 --rounds 3 --rows "pocket; musicgen-small"
 
 Each row runs in a process of its own, `--rounds` times, the rows in turn; offline. Everything after loading counts:
 reading the text, drawing the codes with guidance (two branches in one batch), decoding them.
@@ -10,9 +10,9 @@ real-time factor: seconds of computing for a second of music; below 1 is faster 
 the sentence to the first piece that could be played; transformers' MusicGen gives a clip only whole, so for it that is
 the whole clip. load: from the import on. Peak: resident memory (ru_maxrss) of the process.
 
-The forms of the pack are measured to choose the one that ships, float32 computed from weights stored in half
-precision: bfloat16 (weights and arithmetic of the language model), int8 (PyTorch's dynamic quantisation of its linear
-layers), compiled (torch.compile of a step; compiling is counted as loading).
+The forms of the language model are measured to choose the one that ships, float32 computed from weights stored in half
+precision: bfloat16 (weights and arithmetic), int8 (PyTorch's dynamic quantisation of its linear layers), compiled
+(torch.compile of a step; compiling is counted as loading).
 MusicGen-small has random weights (its own are not part of this package) at its published configuration: T5-base,
 decoder of 24 layers and width 1024, EnCodec at 32 kHz. Random weights take as long as trained ones.
 """
@@ -31,7 +31,7 @@ import torch
 from machine import machine
 
 PROMPT = "A slow Bach chorale played on church organ"
-FORMS = ("pack", "pack, bfloat16", "pack, int8", "pack, compiled")
+FORMS = ("pocket", "pocket, bfloat16", "pocket, int8", "pocket, compiled", "pocket-delay")
 ROWS = (*FORMS, "musicgen-small")
 
 
@@ -39,12 +39,15 @@ def pack(form: str, seconds: float, seed: int) -> dict:
     began = time.perf_counter()
     import ostinato
 
-    model = ostinato.load()
-    if form == "pack, bfloat16":
+    name, _, form = form.partition(", ")
+    model = ostinato.load(name)
+    if form == "bfloat16":
         model.lm.to(torch.bfloat16)
         text = model.text
+        if model.fine:
+            model.fine.text = text
         model.text = lambda prompts: (text(prompts)[0].bfloat16(), text(prompts)[1])
-    if form == "pack, int8":
+    if form == "int8":
         import warnings
 
         warnings.simplefilter("ignore")  # the call is deprecated in favour of a package apart
@@ -53,7 +56,7 @@ def pack(form: str, seconds: float, seed: int) -> dict:
                 part.__class__ = torch.nn.Linear
         for part in (model.lm.layers, model.lm.lm_head):
             torch.ao.quantization.quantize_dynamic(part, {torch.nn.Linear}, torch.qint8, inplace=True)
-    if form == "pack, compiled":
+    if form == "compiled":
         model.lm.step = torch.compile(model.lm.step)
         model.generate(PROMPT, 0.5, seed)
     loaded = time.perf_counter()
@@ -61,7 +64,8 @@ def pack(form: str, seconds: float, seed: int) -> dict:
     made = time.perf_counter()
     next(model.play(PROMPT, seed))
     first = time.perf_counter() - made
-    parameters = sum(p.numel() for p in model.lm.parameters())
+    networks = [model.lm] + ([model.fine.denoiser] if model.fine else [])
+    parameters = sum(p.numel() for network in networks for p in network.parameters())
     return {"load": loaded - began, "rtf": (made - loaded) / seconds, "first": first, "parameters": parameters}
 
 
@@ -107,7 +111,7 @@ def table(results: dict[str, list[dict]], seconds: float) -> str:
     def middle(row: str, key: str) -> float:
         return median(one[key] for one in results[row])
 
-    head = "model; M param. of LM; load, s; real-time factor (min); first sound, s; peak MB; x MusicGen-small"
+    head = "model; M param., no codec; load, s; real-time factor (min); first sound, s; peak MB; x MusicGen-small"
     lines = [head.split("; ")]
     for row, rounds in results.items():
         least = min(one["rtf"] for one in rounds)

@@ -22,5 +22,15 @@ python recipes/pocket/half.py runs/codec-pocket runs/codec-half
 ostinato prepare data/pocket stores/pocket --codec runs/codec-half
 ostinato train configs/$lm.yaml "${language[@]}"
 ostinato train configs/codec-pocket-decoder.yaml --init runs/codec-half "${decoder[@]}"
-python recipes/pocket/half.py runs/$lm src/ostinato/pocket_pack runs/codec-pocket-decoder
+python recipes/pocket/half.py runs/$lm runs/pack-delay runs/codec-pocket-decoder
+ostinato train configs/lm-coarse-pocket.yaml "${language[@]}"
+ostinato train configs/fine-pocket-simba.yaml "${language[@]}"
+ostinato join runs/lm-coarse-pocket runs/fine-pocket-simba runs/two-stage
+python recipes/pocket/half.py runs/two-stage runs/pack runs/codec-pocket-decoder
+# In the package, both play through one codec.
+pack=src/ostinato/pocket_pack
+mkdir -p $pack/delay
+cp -r runs/pack/{config.json,lm,fine,codec} $pack
+cp runs/pack-delay/model.safetensors $pack/delay
+sed 's|"codec": "codec"|"codec": "../codec"|' runs/pack-delay/config.json >$pack/delay/config.json
 python recipes/pocket/attribution.py data/pocket/captions.jsonl src/ostinato/pocket_pack/ATTRIBUTION.csv

@@ -23,7 +23,8 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 Model = Annotated[
-    str | None, typer.Option(help="A model folder, a run's folder, a hub id; pocket, the default: the pack.")
+    str | None,
+    typer.Option(help="A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 

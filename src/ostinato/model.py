@@ -26,7 +26,8 @@ from ostinato.text import TextEncoder, load_text_encoder
 
 TWO_STAGE = "ostinato-two-stage"  # model_type of a folder with a language model and a fine stage
 INSIDE = ("codec", "../codec")  # what config.json calls a codec in the same folder, of one stage and of two
-PACK = Path(__file__).parent / "pocket_pack"  # the model that ships with the package
+PACK = Path(__file__).parent / "pocket_pack"
+PACKS = {"pocket": PACK, "pocket-delay": PACK / "delay"}  # the models that ship with the package: two stages, and one
 
 
 @dataclass
@@ -259,14 +260,15 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
 
 
 def resolve(name: str | Path | None) -> Path:
-    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded); None or "pocket": the pack.
+    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded), or one of `PACKS`; None: "pocket".
 
     Raises UserError when there is no such thing or the hub cannot be reached.
     """
-    if name is None or (str(name) == "pocket" and not Path(name).is_dir()):
-        if not (PACK / "config.json").is_file():
+    if name is None or (str(name) in PACKS and not Path(name).is_dir()):
+        folder = PACKS[str(name or "pocket")]
+        if not (folder / "config.json").is_file():
             raise UserError("this installation has no pocket pack; name a model folder or a hub id with --model")
-        return PACK
+        return folder
     folder = Path(name)
     if folder.is_dir():
         steps = sorted(p for p in folder.glob("step-*") if (p / "config.json").is_file())
@@ -283,7 +285,7 @@ def resolve(name: str | Path | None) -> Path:
 
 
 def load(name: str | Path | None = None, device: str | torch.device = "cpu") -> Ostinato:
-    """Load a model for generation: a folder, a hub id, or with no argument the pack that ships with Ostinato.
+    """Load a model for generation: a folder, a hub id, or with no argument "pocket", which ships with Ostinato.
 
     Raises UserError if it cannot be found or read, or was trained on a codec other than the one it names.
     """

@@ -31,7 +31,7 @@ MUSICGEN_TYPES = ("musicgen",)
 
 
 def load_target(target: str, device: str) -> Ostinato | MusicGen:
-    """A model by "pocket", folder, run folder or hub id; MusicGen's by hub id or folder. Errors: `load`."""
+    """A model by short name, folder, run folder or hub id; MusicGen's by hub id or folder. Errors: `load`."""
     folder = resolve(target)
     if read_config(folder).get("model_type") in MUSICGEN_TYPES:
         return MusicGen(folder, device)
