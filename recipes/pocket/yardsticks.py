@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--model", help="a folder; default: the pocket pack")
+    parser.add_argument("--model", default="pocket-delay", help="a language model of all codebooks")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = load(args.model)
