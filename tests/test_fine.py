@@ -124,9 +124,9 @@ def test_a_temperature_is_of_the_odds():
 
 def test_a_temperature_without_odds_is_refused_before_training():
     config = Path(__file__).parents[1] / "configs" / "fine-pocket-simba.yaml"
-    assert load_run(config).sampling.temperature != 1
+    assert load_run(config, ["sampling.temperature=0.7"]).sampling.temperature == 0.7
     with pytest.raises(UserError, match="no odds"):
-        load_run(config, ["model.tells=v"])
+        load_run(config, ["sampling.temperature=0.7", "model.tells=v"])
 
 
 @torch.no_grad()
