@@ -1,7 +1,7 @@
 """Spectrograms of two stages: python recipes/two-stage/picture.py STORE TWO_STAGE OUT.png [CLIP] (needs matplotlib)
 
 Above, a held-out clip of STORE (number CLIP of its validation split): its first codebook, that and the fine stage of
-TWO_STAGE, all its codes. Below, three sentences, by the shipped pack (one stage) and by TWO_STAGE.
+TWO_STAGE, all its codes. Below, three sentences, by pocket-delay (one stage) and by TWO_STAGE.
 """
 
 import sys
@@ -37,7 +37,7 @@ with torch.no_grad():
         "from all its codes": codes,
     }
     rows = [[(name, sound(codec, version)[0], codec.sample_rate) for name, version in versions.items()]]
-for name, player in (("one stage", ostinato.load()), ("two stages", model)):
+for name, player in (("one stage", ostinato.load("pocket-delay")), ("two stages", model)):
     rows.append(
         [(f"{name}: {made.prompt}", made.audio, made.sample_rate) for made in player.generate(PROMPTS, SECONDS, 0)]
     )
