@@ -181,5 +181,7 @@ def test_a_run_begins_with_a_fine_stage(stores, tmp_path):
     assert one.scale == other.scale
     for a, b in zip(one.denoiser.parameters(), other.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    named = ["model.multiples=[1, 2]"]
+    assert load_run(config, named, {"init": str(first)}).model == run.model
     with pytest.raises(UserError, match="fine stage"):
         load_run(config, [], {"init": str(train(lm_run(stores, tmp_path / "lm", train={"steps": 1})))})

@@ -12,6 +12,7 @@ stage takes by seconds of sound. "raw" is decoded from the latents as they were 
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -31,10 +32,10 @@ from ostinato.errors import UserError
 from ostinato.fine import FineStage, load_fine, snap
 from ostinato.listeners import hear, load_listener
 from ostinato.metrics import Score, average, frechet, moments
-from ostinato.model import resolve
 from ostinato.spectral import MEL_BINS, SpectralLoss, stft
 from ostinato.store import spread
 from ostinato.text import load_text_encoder
+from ostinato.two_stage import stage_folder
 
 
 @dataclass
@@ -71,7 +72,7 @@ def listed(kind: type) -> Callable[[str], list]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
-    parser.add_argument("fine", help="a fine stage: its folder, or its run's")
+    parser.add_argument("fine", help="a fine stage: its folder, its run's, or a two-stage model such as pocket")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--codebooks", type=listed(int), default=[1, 2, 4], help="rows of real codes cut to so many")
@@ -90,7 +91,7 @@ def main() -> None:
     if held is None:
         raise UserError(f"{args.store} has no clip in its validation or test split: the oracles need some held out")
     codec = load_codec(store.info["codec"], device)
-    stage = load_fine(resolve(args.fine), codec, device)
+    stage = load_fine(stage_folder(args.fine, "fine"), codec, device)
     if stage.config.get("codec_id") not in (None, store.info["codec_id"]):
         raise UserError(f"{args.fine} was trained on another codec than {args.store} is of")
     encoder = load_text_encoder(stage.config["text"], device)
@@ -180,4 +181,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,12 +2,15 @@
 # One of RQ2's systems, whole: recipes/two-stage/run.sh SYSTEM STORE [SIZE [--set KEY=VALUE ...]]
 # SYSTEM: delay (one stage, all codebooks), simba or transformer (a language model for the first codebook, diffusion for
 # the others). STORE: of codes, as `ostinato prepare` writes it. SIZE: pocket (default) or paper, DAC on a GPU.
-# The fine stage is trained once, for both. It may be stopped: the same command goes on, and skips finished runs.
+# The fine stage is trained once, for both. It may be stopped: the same command goes on, and skips runs that are
+# finished, whatever their settings were: name another OUT for others.
 # OUT (runs/two-stage-SIZE) and FINE (simba or unet, at pocket size; the paper's is unet) may be set in the environment.
 # SETTINGS after SIZE go to every training: those that both stages have, such as train.precision.
 set -euo pipefail
 here=$(dirname "$0") configs=$(dirname "$0")/../../configs
+[ $# -ge 2 ] || { echo "recipes/two-stage/run.sh SYSTEM STORE [SIZE [--set KEY=VALUE ...]]" >&2; exit 2; }
 system=$1 store=$2 size=${3:-pocket}
+[[ $size != --* ]] || { echo "give SIZE, pocket or paper, before $size" >&2; exit 2; }
 shift $(($# < 3 ? $# : 3))
 out=${OUT:-runs/two-stage-$size} denoiser=${FINE:-simba}
 [ "$size" = paper ] && denoiser=unet

@@ -171,7 +171,8 @@ def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> N
     header = struct.pack("<4sI4s4sIHHII", b"RIFF", endless, b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate)
     out.write(header + struct.pack("<HH4sI", 2, 16, b"data", endless))
     for piece in pieces:
-        out.write((piece.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes())
+        whole = (piece * 32768).floor().clamp(-32768, 32767)  # as libsndfile does: the samples of a file
+        out.write(whole.to(torch.int16).numpy().astype("<i2").tobytes())
         out.flush()
 
 

@@ -44,7 +44,9 @@ def generate(
         ),
     ] = Path("out.wav"),
     model: Model = None,
-    continue_from: Annotated[Path | None, typer.Option(help="An audio file to go on from.")] = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="An audio file to go on from; it is heard as the codec has it.")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How closely the language model follows the text; 1: no guidance." + OWN)
     ] = None,

@@ -242,6 +242,8 @@ def save_lm(
 def lm_config(folder: str | Path) -> tuple[LMConfig, dict]:
     """What config.json of a language model's folder says. Raises UserError if it is not one, or not whole."""
     config = read_config(folder)
+    if config.get("model_type") == "ostinato-fine":
+        raise UserError(f"{folder} is a fine stage, which goes with a language model: ostinato join LM FINE OUT")
     if config.get("model_type") != "ostinato":
         raise UserError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'ostinato'")
     for key in ("lm", "text", "codec"):
@@ -276,7 +278,7 @@ def resolve(name: str | Path | None) -> Path:
     if folder.is_file():
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        raise UserError(f"there is no model folder {name}; give a folder, or a hub id as user/name")
+        raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
     try:
         return Path(snapshot_download(str(name)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

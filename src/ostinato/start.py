@@ -54,6 +54,11 @@ def like_model(values: dict, task: str) -> dict:
     return {"codec": codec} | values | {"model": model} | text
 
 
+def plain(value: Any) -> Any:
+    """A tuple as the list that YAML has."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def same(values: dict, theirs: dict[str, Any], section: str, folder: Path) -> dict[str, Any]:
     """`theirs`, with the free keys of `values`' section over it."""
     ours = values.get(section, {}) if section else values
@@ -62,7 +67,7 @@ def same(values: dict, theirs: dict[str, Any], section: str, folder: Path) -> di
     differ = [
         f"{section}.{key}".lstrip(".") + f" is {ours[key]!r}, there {wanted!r}"
         for key, wanted in theirs.items()
-        if key in ours and ours[key] != wanted and key not in FREE
+        if key in ours and plain(ours[key]) != plain(wanted) and key not in FREE
     ]
     if differ:
         raise UserError(
