@@ -1,4 +1,4 @@
-"""Does the pack play what the sentence asks for? Fifty sentences of ten kinds, five each, told apart by machine.
+"""Does a model play what the sentence asks for? Fifty sentences of ten kinds, five each, told apart by machine.
 
     python benchmarks/kinds.py --real CORPUS --listener efficientat:mn04_as_mAP_432.pt --output kinds
     python benchmarks/kinds.py --seeds 4                      # 200 clips; sound faults counted
@@ -220,7 +220,7 @@ def draw(clips: list, real: list, seconds: float, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="default: the pocket pack")
+    parser.add_argument("--model", help="default: pocket")
     parser.add_argument("--output", type=Path, default=Path("kinds"))
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seeds", type=int, default=1, help="clips of each sentence")

@@ -479,6 +479,8 @@ def test_a_run_begins_with_a_models_weights(stores, tmp_path):
     weights, kept = (load_file(folder / "model.safetensors") for folder in (again, first))
     assert all(torch.allclose(weights[name], kept[name], atol=1e-6) for name in kept)
     assert load_run(None, quick, given).output == "runs/codes"
+    warm = load_run(None, [*quick, "sampling.temperature=0.5"], given | {"output": str(tmp_path / "warm")})
+    assert load(train(warm)).sampling == Sampling(temperature=0.5)
     assert load_run(None, ["model.dropout=0.4"], given).model.dropout == 0.4
     for setting, words in {
         "model.width=64": "model.width is 64, there 32",

@@ -119,12 +119,17 @@ def test_the_command_line(runs, tmp_path):
     assert isinstance(refused.exception, UserError) and "two stages" in str(refused.exception)
 
 
-def test_stages_that_do_not_fit(runs, stores, tmp_path):
+def test_stages_that_do_not_fit(runs, folder, stores, tmp_path):
     several = train(lm_run(stores, tmp_path / "lm", train={"steps": 1}))
     with pytest.raises(UserError, match="writes 1 codebook, this language model 3"):
         join(several, runs / "fine", tmp_path / "joint")
     with pytest.raises(UserError, match="not a fine stage"):
         join(runs / "lm", runs / "lm", tmp_path / "joint")
+    kept = shutil.copytree(folder, tmp_path / "kept")
+    (kept / "README.md").write_text("a card")
+    with pytest.raises(UserError, match=r"more than a joint model \(README.md\)"):
+        join(runs / "lm", runs / "fine", kept)
+    assert (kept / "README.md").is_file() and ostinato.load(kept)
     with pytest.raises(UserError, match="is not empty"):
         join(runs / "lm", runs / "fine", stores)
     other = shutil.copytree(next((runs / "fine").glob("step-*")), tmp_path / "fine")
@@ -145,12 +150,29 @@ def test_a_stage_of_a_joint_model_stands_alone(stores, folder, tmp_path):
     assert torch.equal(ostinato.load(same).generate("a tune", 0.4).codes, clip.codes[:1])
     given = {"init": str(folder), "data": str(stores / "codes")}
     run = load_run(None, [], given)
+    assert run.sampling == alone.sampling
+    assert load_run(None, ["sampling.guidance=7"], given).sampling == dataclasses.replace(alone.sampling, guidance=7.0)
     assert run.model.num_codebooks == 1 and Path(run.codec) == (folder / "codec").resolve()
     (tmp_path / "fine.yaml").write_text("task: fine\nmodel: {}\nsampling: {window: 0.5, overlap: 0.1}\n")
     assert load_run(tmp_path / "fine.yaml", [], given | {"output": "x"}).model.denoiser == "simba"
     (tmp_path / "codec.yaml").write_text("task: codec")
     audio = {"data": str(stores / "audio"), "output": "x", "init": str(folder)}
     assert load_run(tmp_path / "codec.yaml", ["clip_seconds=2"], audio).model.num_codebooks == 3
+
+
+def test_a_join_that_fails_leaves_what_was_there(runs, folder, tmp_path, monkeypatch):
+    kept = shutil.copytree(folder, tmp_path / "kept")
+    before = {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()}
+
+    def full(path, write):
+        raise UserError(f"cannot write {path} (No space left on device)")
+
+    monkeypatch.setattr("ostinato.two_stage.write_atomic", full)
+    for out in (kept, tmp_path / "new"):
+        with pytest.raises(UserError, match="No space left"):
+            join(runs / "lm", runs / "fine", out)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+    assert {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()} == before
 
 
 def test_steps_and_windows_are_settings_of_the_model(folder):

@@ -16,15 +16,11 @@ from ostinato.folder import read_config
 from ostinato.model import resolve, training
 from ostinato.pocket import PocketCodec
 
-DELAY = ostinato.Sampling(guidance=4.0, temperature=1.2, top_k=250)  # settings.py and counted silent clips: LOG.md
-TWO_STAGE = ostinato.Sampling(guidance=5.0, temperature=1.1, top_k=250)
-
 source, out = resolve(sys.argv[1]), Path(sys.argv[2])
 if read_config(source)["model_type"] == "pocket":
     PocketCodec.from_pretrained(source).save_pretrained(out, torch.float16)
 else:
     model = ostinato.load(source)
-    model.sampling = TWO_STAGE if model.fine else DELAY
     about = {name: model.config[name] for name in ("text", "codec", "codec_id")}
     trained = training(source / "lm" if model.fine else source)
     model.config = about | {"training": {name: trained[name] for name in ("step", "seed")}}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to the pack that ships with Ostinato, on Debian 12. Interrupt it at will: run it again and it goes on.
-#   recipes/pocket/run.sh        on two CPU cores, an afternoon: a codec of 13 M parameters, a language model of 10 M
-#   recipes/pocket/run.sh gpu    the same data, a longer codec and a language model of 36 M; not run yet for want of one
+# From nothing to the models that ship with Ostinato, on Debian 12. Interrupt it at will: run it again and it goes on.
+#   recipes/pocket/run.sh        on two CPU cores, a day: a codec of 13 M parameters, one stage of 10 M, two of 6 and 11 M
+#   recipes/pocket/run.sh gpu    the same data, a longer codec and one stage of 36 M; not run yet for want of one
 # LOG.md has the hours and curves of what shipped. Its codec came about in three legs, of which the first two are one here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

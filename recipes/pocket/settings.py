@@ -19,7 +19,16 @@ from ostinato.metrics import frechet_distance, moments
 from ostinato.spectral import stft
 from ostinato.store import spread
 
-TRIED = [(1, 1.2, 250), (2, 1.0, 250), (3, 1.2, 250), (3, 1.0, 250), (3, 1.0, 100), (3, 0.9, 250), (5, 1.1, 250)]
+TRIED = [
+    (1, 1.2, 250),
+    (3, 1.2, 250),
+    (3, 1.0, 250),
+    (4, 1.1, 250),
+    (4, 1.2, 250),
+    (5, 1.0, 250),
+    (5, 1.1, 250),
+    (7, 1.1, 250),
+]
 
 
 def mel_frames(audio: torch.Tensor, rate: int) -> np.ndarray:

@@ -314,7 +314,10 @@ def teller(bars: Progress) -> Callable[[str, int, int], None]:
 @app.command()
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A model folder, a run's folder, a hub id; pocket, the default: the pack.")
+        str | None,
+        typer.Argument(
+            help="A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
+        ),
     ] = None,
 ) -> None:
     """Say what a checkpoint is."""
@@ -329,9 +332,11 @@ def info(
 
 @app.command()
 def join(
-    lm: Annotated[str, typer.Argument(help="A language model of one codebook: its folder, its run's, or a hub id.")],
-    fine: Annotated[str, typer.Argument(help="A fine stage: its folder, its run's, or a hub id.")],
-    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    lm: Annotated[str, typer.Argument(help="A language model of one codebook: its folder, its run's, a hub id.")],
+    fine: Annotated[
+        str, typer.Argument(help="A fine stage: likewise. Either may be a model of two stages, such as pocket.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The model folder to write; an earlier joint model there is replaced.")],
 ) -> None:
     """Make one model of a language model for the first codebook and a fine stage for the others."""
     from ostinato.two_stage import join as join_stages

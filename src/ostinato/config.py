@@ -17,6 +17,7 @@ from ostinato.diffusion import FineSampling, check_temperature
 from ostinato.errors import UserError, nearest
 from ostinato.lm import LMConfig
 from ostinato.pocket import PocketConfig
+from ostinato.sampling import Sampling
 from ostinato.spectral import DISCRIMINATOR_WINDOWS, MEL_BINS
 
 
@@ -66,6 +67,7 @@ class LMRun:
     text_dropout: float = 0.1  # share of captions replaced by the empty one: trains the unconditional branch
     prompts: tuple[str, ...] = ()  # rendered at every checkpoint
     sample_seconds: float = 10.0
+    sampling: Sampling = field(default_factory=Sampling)  # what checkpoints play with
     train: Optimisation = field(default_factory=Optimisation)
 
 

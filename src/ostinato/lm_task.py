@@ -1,5 +1,6 @@
 """Training a language model on a store of codes: next-step prediction over the pattern, led by captions."""
 
+import dataclasses
 import random
 from functools import partial
 from pathlib import Path
@@ -176,7 +177,7 @@ class LMTask:
         """The run's prompts as the checkpoint `folder` plays them, each with the run's seed."""
         if not self.run.prompts:
             return []
-        model = Ostinato(load_lm(folder)[0].to(self.device), self.text, self.codec)
+        model = Ostinato(load_lm(folder)[0].to(self.device), self.text, self.codec, sampling=self.run.sampling)
         clips = model.generate(list(self.run.prompts), self.run.sample_seconds, self.run.train.seed)
         return [(f"{i}-{slug(clip.prompt)}", clip.audio, clip.sample_rate) for i, clip in enumerate(clips)]  # type: ignore[arg-type]
 
@@ -195,7 +196,12 @@ class LMTask:
 
     def save(self, folder: Path, modules: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
         """A model folder, from the modules' state dicts; of adapters also the weights with these apart, for `load`."""
-        config = {"text": self.run.text, "codec": copy_codec(self.codec_name, folder), "codec_id": self.codec_id}
+        config: dict[str, Any] = {
+            "text": self.run.text,
+            "codec": copy_codec(self.codec_name, folder),
+            "codec_id": self.codec_id,
+            "sampling": dataclasses.asdict(self.run.sampling),
+        }
         save_lm(folder, self.lm, config | about, weights=self.export(modules["lm"]))
         if self.run.lora:
             save_file({name: t.cpu().contiguous() for name, t in modules["lm"].items()}, folder / ADAPTED)

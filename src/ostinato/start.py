@@ -38,7 +38,7 @@ def codec_folder(folder: Path, config: dict) -> Path:
 
 
 def like_model(values: dict, task: str) -> dict:
-    """Config `values` with the model section, and for a language model the text encoder and codec, of `values["init"]`.
+    """Config `values` with the model section, the text encoder, the codec and the sampling of `values["init"]`.
 
     Raises UserError, naming the keys, where the config says something else of them.
     """
@@ -51,7 +51,9 @@ def like_model(values: dict, task: str) -> dict:
     codec = "pocket" if inside == (PACK / "codec").resolve() else codec  # a short name outlives an installation
     model = same(values, dataclasses.asdict(sizes), "model", folder)
     text = same(values, {"text": config["text"]}, "", folder)
-    return {"codec": codec} | values | {"model": model} | text
+    ours = values.get("sampling", {})
+    sampling = {"sampling": config.get("sampling", {}) | ours} if isinstance(ours, dict) else {}
+    return {"codec": codec} | values | sampling | {"model": model} | text
 
 
 def plain(value: Any) -> Any:

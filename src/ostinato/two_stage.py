@@ -41,19 +41,21 @@ def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
     `out` is written whole or not at all. Raises UserError where they do not fit together, or `out` holds anything but
     an earlier joint model, or cannot be written.
     """
-    first, second, folder = stage_folder(lm, "lm"), stage_folder(fine, "fine"), Path(out)
+    first, second, folder = stage_folder(lm, "lm"), stage_folder(fine, "fine"), Path(out).resolve()
     sizes, config = lm_config(first)
     _, _, _, fine_config = fine_folder(second)
     check_fit(sizes, config, fine_config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / "config.json").is_file() or read_config(folder).get("model_type") != TWO_STAGE:
             raise UserError(f"{folder} is not empty: name another folder")
-        if folder.resolve() in (*first.resolve().parents, *second.resolve().parents):
+        if others := sorted({path.name for path in folder.iterdir()} - {"config.json", "lm", "fine", "codec"}):
+            raise UserError(f"{folder} holds more than a joint model ({others[0]}): name another folder")
+        if folder in (*first.resolve().parents, *second.resolve().parents):
             raise UserError(f"{folder} holds one of the stages itself: name another folder")
     inside = first / config["codec"]
-    temporary = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+    temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("tmp", "old"))
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
         temporary.mkdir(parents=True)
         codec = copy_codec(str(inside) if inside.is_dir() else config["codec"], temporary)
         for name, source, about in (("lm", first, config), ("fine", second, fine_config)):
@@ -62,11 +64,16 @@ def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
             place(temporary / name, about | {"codec": within(codec)}, weights_file(source))
         write_config(temporary, {"model_type": TWO_STAGE, "lm": "lm", "fine": "fine", "codec": codec})
         if folder.exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
         os.replace(temporary, folder)
     except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): is there room left, and leave to write?") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"cannot write {folder} ({error}): is there room left, and leave to write?") from error
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
