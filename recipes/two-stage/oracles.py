@@ -29,11 +29,12 @@ from ostinato.codec import Codec, load_codec
 from ostinato.data import open_store
 from ostinato.diffusion import joins
 from ostinato.errors import UserError
-from ostinato.fine import FineStage, load_fine, snap
+from ostinato.fine import FineStage, load_fine, snap, with_coarse
 from ostinato.listeners import hear, load_listener
 from ostinato.metrics import Score, average, frechet, moments
 from ostinato.spectral import MEL_BINS, SpectralLoss, stft
 from ostinato.store import spread
+from ostinato.tables import markdown
 from ostinato.text import load_text_encoder
 from ostinato.two_stage import stage_folder
 
@@ -124,8 +125,7 @@ def main() -> None:
             latents = draw(stage, codes[:, :1], text, empty, args.seed + i, settings)
             spent = time.monotonic() - began
             sounds[f"stage two, {name}"] = codec.decode(snap(codec, codes[:, :1], latents))
-            raw = torch.cat([codec.codes_to_latents(codes[:, :1]), latents], 1)
-            sounds[f"stage two, {name}, raw"] = codec.decode_latents(raw)
+            sounds[f"stage two, {name}, raw"] = codec.decode_latents(with_coarse(codec, codes[:, :1], latents))
             for made in (f"stage two, {name}", f"stage two, {name}, raw"):
                 rows[made].seconds += spent / (codes.shape[-1] / codec.frame_rate)
         real = sounds["real codes, all"]
@@ -162,9 +162,7 @@ def report(rows: dict[str, Row], output: Path | None) -> None:
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(table, indent=2) + "\n")
-    print("| " + " | ".join(table[0]) + " |\n" + "| --- " * len(table[0]) + "|")
-    for line in table:
-        print("| " + " | ".join(map(cell, line.values())) + " |")
+    print(markdown([list(table[0]), *([*map(cell, line.values())] for line in table)]))
 
 
 def interval(score: Score) -> list[float | None]:

@@ -22,10 +22,8 @@ app = typer.Typer(
     help="Text to music with state-space models.",
 )
 console = Console(stderr=True)
-Model = Annotated[
-    str | None,
-    typer.Option(help="A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."),
-]
+MODELS = "A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
+Model = Annotated[str | None, typer.Option(help=MODELS)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
 
@@ -312,14 +310,7 @@ def teller(bars: Progress) -> Callable[[str, int, int], None]:
 
 
 @app.command()
-def info(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
-        ),
-    ] = None,
-) -> None:
+def info(model: Annotated[str | None, typer.Argument(help=MODELS)] = None) -> None:
     """Say what a checkpoint is."""
     from ostinato.model import describe, resolve
 

@@ -72,11 +72,16 @@ def code_table(codec: Codec, scale: Scale) -> Tensor:
     return scale.apply(codec.codes_to_latents(every))[0].unflatten(0, (K, -1))[1:].mT.contiguous().float()
 
 
+def with_coarse(codec: Codec, coarse: Tensor, latents: Tensor) -> Tensor:
+    """coarse codes [b, n, T] and fine latents [b, (K - n) * latent_width, T] -> the latents of both, coarse first."""
+    return torch.cat([codec.codes_to_latents(coarse), latents.float()], 1)
+
+
 def snap(codec: Codec, coarse: Tensor, latents: Tensor) -> Tensor:
     """coarse codes [b, n, T] and fine latents [b, (K - n) * latent_width, T] -> codes [b, K, T]: each fine latent to
     its nearest code, codebook after codebook; the coarse codes stay."""
-    all_of_them = torch.cat([codec.codes_to_latents(coarse), latents.float()], 1)
-    return torch.cat([coarse, codec.latents_to_codes(all_of_them)[:, coarse.shape[1] :]], 1)
+    codes = codec.latents_to_codes(with_coarse(codec, coarse, latents))
+    return torch.cat([coarse, codes[:, coarse.shape[1] :]], 1)
 
 
 @dataclass
@@ -163,12 +168,10 @@ class FineStage:
         """`latents`, snapped: of one frame after another the codes [b, K], and what is to be heard of it, as `heard`
         has it."""
         settings = settings or self.sampling
-        for first, fine in self.latents(coarse, text, empty, seeds, settings, given):
-            codes = snap(self.codec, first.unsqueeze(-1), fine.unsqueeze(-1))[..., 0]
-            if settings.snapped:
-                yield codes, codes
-            else:
-                yield codes, torch.cat([self.codec.codes_to_latents(first.unsqueeze(-1))[..., 0], fine], 1)
+        for frame in self.latents(coarse, text, empty, seeds, settings, given):
+            first, fine = (part.unsqueeze(-1) for part in frame)
+            codes = snap(self.codec, first, fine)[..., 0]
+            yield codes, codes if settings.snapped else with_coarse(self.codec, first, fine)[..., 0]
 
     def heard(self, codes: Tensor) -> Tensor:
         """Codes [b, K, T] that stand before -> them, or, unless `sampling.snapped`, their latents [b, K * latent_width,

@@ -75,6 +75,11 @@ def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tens
         raise UserError(f"cannot make the folder {folder} ({error.strerror}): name another") from error
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomic(folder / "model.safetensors", lambda temporary: save_file(plain, temporary))
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: dict) -> None:
+    """Write config.json, whole or not at all. Raises: as `write_atomic`."""
     write_atomic(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=2) + "\n"))
 
 

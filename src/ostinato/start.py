@@ -1,6 +1,7 @@
 """What a run starts from: `init` names a model, whose sizes the run has and whose weights it begins with."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,12 @@ def like_model(values: dict, task: str) -> dict:
     inside = (folder / config["codec"]).resolve()
     codec = str(inside) if inside.is_dir() else config["codec"]
     codec = "pocket" if inside == (PACK / "codec").resolve() else codec  # a short name outlives an installation
-    model = same(values, dataclasses.asdict(sizes), "model", folder)
+    theirs = json.loads(json.dumps(dataclasses.asdict(sizes)))  # a tuple as the list that YAML has
+    model = same(values, theirs, "model", folder)
     text = same(values, {"text": config["text"]}, "", folder)
     ours = values.get("sampling", {})
     sampling = {"sampling": config.get("sampling", {}) | ours} if isinstance(ours, dict) else {}
     return {"codec": codec} | values | sampling | {"model": model} | text
-
-
-def plain(value: Any) -> Any:
-    """A tuple as the list that YAML has."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def same(values: dict, theirs: dict[str, Any], section: str, folder: Path) -> dict[str, Any]:
@@ -69,7 +66,7 @@ def same(values: dict, theirs: dict[str, Any], section: str, folder: Path) -> di
     differ = [
         f"{section}.{key}".lstrip(".") + f" is {ours[key]!r}, there {wanted!r}"
         for key, wanted in theirs.items()
-        if key in ours and plain(ours[key]) != plain(wanted) and key not in FREE
+        if key in ours and ours[key] != wanted and key not in FREE
     ]
     if differ:
         raise UserError(

@@ -4,7 +4,6 @@ A folder has config.json, which names lm/, fine/ and the codec (codec/, or a sho
 its own folder; `ostinato.load` takes it. `ostinato join` makes one of two runs.
 """
 
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from ostinato.codec import fingerprint
 from ostinato.denoisers import make_denoiser
 from ostinato.errors import UserError
 from ostinato.fine import fine_folder, load_fine, save_fine
-from ostinato.folder import read_config, weights_file, write_atomic
+from ostinato.folder import read_config, weights_file, write_atomic, write_config
 from ostinato.lm import LMConfig, count_parameters
 from ostinato.model import (
     INSIDE,
@@ -99,11 +98,6 @@ def place(folder: Path, config: dict, weights: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "model.safetensors", lambda temporary: shutil.copyfile(weights, temporary))
     write_config(folder, config)
-
-
-def write_config(folder: Path, config: dict) -> None:
-    text = json.dumps(config, indent=2) + "\n"
-    write_atomic(folder / "config.json", lambda temporary: temporary.write_text(text))
 
 
 def stage_folder(name: str | Path, stage: str) -> Path:
