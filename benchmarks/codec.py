@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from ostinato.audio import read_audio
-from ostinato.codec import load_codec
-from ostinato.listeners import hear, load_listener
-from ostinato.metrics import frechet_distance, moments
-from ostinato.spectral import SpectralLoss, si_sdr
-from ostinato.spectrogram import spectrogram
+from ostinato.codecs.codec import load_codec
+from ostinato.codecs.losses import SpectralLoss, si_sdr
+from ostinato.evaluation.metrics import frechet_distance, moments
+from ostinato.evaluation.networks.base import hear, load_listener
+from ostinato.utils.audio import read_audio
+from ostinato.utils.spectrogram import spectrogram
 
 
 def draw(pictures: list[list[torch.Tensor]], rate: int, path: Path) -> None:

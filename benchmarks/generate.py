@@ -3,11 +3,11 @@
     python benchmarks/generate.py                 # the four models at the paper's size and at a small one
     python benchmarks/generate.py --dtype float32,bfloat16 --json generate.json --markdown
 
-One clip is drawn, with guidance (both branches in one batch of 2), frame by frame, by `ostinato.sampling.frames`.
+One clip is drawn, with guidance (both branches in one batch of 2), frame by frame, by `sampling.frames`.
 Weights are random and the text is 24 random vectors of width 768; text encoder and codec are left out on every side.
 The baseline is `MusicgenForCausalLM` at its default configuration, which is MusicGen-small's (24 layers, width 1024,
 16 heads, 4 codebooks by delay, 50 frames/s), with its key/value cache, in a loop that leaves out what else `generate`
-does. "+ weight first" is the same with `ostinato.linear.Linear` for its linear layers: what is left of a model's lead
+does. "+ weight first" is the same with `linear.Linear` for its linear layers: what is left of a model's lead
 over it is the architecture's. Frames are not alike: DAC has 86.13 a second, of one code or nine; the small models have
 50 of eight, MusicGen 50 of four. Read by frame for the network, by second of music for the listener.
 
@@ -43,10 +43,10 @@ import torch
 from machine import machine
 from torch import Tensor, nn
 
-from ostinato.attention import KVState
-from ostinato.linear import Linear
-from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
-from ostinato.sampling import Sampling, begin, draw, frames, guide
+from ostinato.generation.sampling import Sampling, begin, draw, frames, guide
+from ostinato.models.attention import KVState
+from ostinato.models.linear import Linear
+from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 
 SMALL = {"num_codebooks": 8, "pattern": "delay", "width": 384, "blocks": 8, "state": 64, "feed_forward": 768}
 MODELS: dict[str, tuple[float, dict]] = {  # name -> frames per second of music, settings
@@ -226,7 +226,9 @@ def table(rows: list[dict], markdown: bool) -> str:
     body = [cells(r, base.get((r["weights"], r["music"]))) for r in rows]
     lines = [list(body[0]), *(list(line.values()) for line in body)]
     if markdown:
-        from ostinato.tables import markdown as as_markdown  # not in the processes whose memory is measured
+        from ostinato.evaluation.reporting.tables import (
+            markdown as as_markdown,  # not in the processes whose memory is measured
+        )
 
         return as_markdown(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

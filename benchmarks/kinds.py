@@ -4,7 +4,7 @@
     python benchmarks/kinds.py --seeds 4                      # 200 clips; sound faults counted
 
 None of the sentences is a caption of the training set. Each clip is described by onset rate, spectral centroid,
-harmonicity, tempo and level (`ostinato.descriptors`), standardised; with `--listener`, also by the mean over the clip
+harmonicity, tempo and level (`valuation.descriptors`), standardised; with `--listener`, also by the mean over the clip
 of that network's embedding. A clip is given to the kind whose mean it is nearest to, in units of the spread within
 kinds (linear discriminant analysis, the covariance shrunk by 0.3 to its diagonal):
 - among themselves: the means are of the generated clips of all other sentences, so that a sentence is never its own
@@ -34,11 +34,11 @@ from PIL import Image
 from rich.progress import track
 
 import ostinato
-from ostinato.audio import read_audio
-from ostinato.descriptors import describe
-from ostinato.faults import count_faults
-from ostinato.listeners import Listener, hear, load_listener
-from ostinato.spectrogram import spectrogram
+from ostinato.evaluation.degenerate import count_faults
+from ostinato.evaluation.descriptors import describe
+from ostinato.evaluation.networks.base import Listener, hear, load_listener
+from ostinato.utils.audio import read_audio
+from ostinato.utils.spectrogram import spectrogram
 
 PROMPTS = {
     "solo piano": (

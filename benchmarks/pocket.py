@@ -106,7 +106,7 @@ def work(row: str, seconds: float, seed: int) -> dict:
 
 
 def table(results: dict[str, list[dict]], seconds: float) -> str:
-    from ostinato.tables import markdown  # not in the processes whose memory is measured
+    from ostinato.evaluation.reporting.tables import markdown  # not in the processes whose memory is measured
 
     def middle(row: str, key: str) -> float:
         return median(one[key] for one in results[row])

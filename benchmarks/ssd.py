@@ -3,11 +3,11 @@
     python benchmarks/ssd.py                       # a GPU: the paper's layer (32 heads of 64, state 512), 4 x 30 s
     python benchmarks/ssd.py --frames 500 --batch 1 --dtype float32     # a CPU
 
-Ways: `ostinato.ssd.ssd`, and the same under torch.compile; where they are installed, the Triton kernels of mamba-ssm
+Ways: `ssd.ssd`, and the same under torch.compile; where they are installed, the Triton kernels of mamba-ssm
 (`mamba_chunk_scan_combined`) and of flash-linear-attention (`chunk_simple_gla`, B and C repeated for each head, as it
 has no groups). Each at its own chunk lengths. A way that is not to be had says why.
 
-Error: the largest difference from `ostinato.ssd.ssd` in float64 over `--check` frames, as a share of the largest value
+Error: the largest difference from `ssd.ssd` in float64 over `--check` frames, as a share of the largest value
 there: of y, of the last state, and of the gradients of x, dt, A, B, C and the first state. Float64 itself is checked
 against the recurrence, a step at a time. Time: median of `--rounds`, after two that do not count (which compile); peer:
 the time of mamba-ssm, or where there is none of the first row, over this one's, so more is faster. Memory: the most
@@ -23,8 +23,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ostinato.memory import Live
-from ostinato.ssd import ssd
+from ostinato.models.ssd import ssd
+from ostinato.training.memory import Live
 
 NAMES = ("x", "dt", "A", "B", "C", "state")
 SSD = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]

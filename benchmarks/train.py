@@ -6,12 +6,12 @@
 A step is forward, backward, clipping of the gradient and AdamW, in bfloat16 autocast, over random codes and 64 tokens
 of text; text encoder and codec are left out on every side. Peers: the models of transformers, Mamba2Model of
 `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm installed, our own
-models with its Triton kernels in place of `ostinato.ssd.ssd`.
+models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
 
-ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`ostinato.flops.step_flops`; of a peer,
-those of ours with its sizes) over the peak of `ostinato.plan.GPUS`, or, for another device, over the rate of products
+ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`flops.step_flops`; of a peer,
+those of ours with its sizes) over the peak of `plan.GPUS`, or, for another device, over the rate of products
 of matrices measured at the start. Peak: CUDA's allocator; on a CPU the growth of resident memory (ru_maxrss), each
-model in a process of its own. Planned: `ostinato.memory.activations` with weights, gradients and moments. x peer:
+model in a process of its own. Planned: `memory.activations` with weights, gradients and moments. x peer:
 tokens a second over those of the peer named.
 """
 
@@ -27,11 +27,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from ostinato.flops import step_flops
-from ostinato.lm import VARIANTS, LMConfig, MusicLM, count_parameters
-from ostinato.lm_task import code_losses
-from ostinato.memory import activations
-from ostinato.plan import peak_flops, timed_flops
+from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
+from ostinato.training.flops import step_flops
+from ostinato.training.lm_task import code_losses
+from ostinato.training.memory import activations
+from ostinato.training.plan import peak_flops, timed_flops
 
 TEXT = 64
 SMALL = {"width": 192, "heads": 4, "feed_forward": 384, "state": 64, "chunk": 32, "dropout": 0.0, "text_width": 384}
@@ -78,14 +78,14 @@ def kernels_of_mamba_ssm() -> None:
     """Put mamba-ssm's kernels in the place of `ssd`."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
-    import ostinato.mamba
+    import ostinato.models.mamba
 
     def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         # 256: its own default. A fresh state is zero, which it takes for granted.
         y = mamba_chunk_scan_combined(x, dt, A, B.unsqueeze(2), C.unsqueeze(2), 256)
         return y, state
 
-    ostinato.mamba.ssd = ssd
+    ostinato.models.mamba.ssd = ssd
 
 
 def config_of(job: dict) -> LMConfig:

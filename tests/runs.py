@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import POCKET, make_codec, melody
 
-from ostinato.codec import fingerprint, load_codec
-from ostinato.config import CodecRun, LMRun, Optimisation
-from ostinato.data import prepare
-from ostinato.lm import LMConfig
+from ostinato.codecs.codec import fingerprint, load_codec
+from ostinato.data.prepare import prepare
+from ostinato.models.lm import LMConfig
+from ostinato.training.config import CodecRun, LMRun, Optimisation
 
 CPU = torch.device("cpu")
 CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}

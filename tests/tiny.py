@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from ostinato.lm import LMConfig, MusicLM
-from ostinato.pocket import PocketCodec, PocketConfig
+from ostinato.codecs.pocket import PocketCodec, PocketConfig
+from ostinato.models.lm import LMConfig, MusicLM
 
 TEXT = 12  # width of the made-up text embeddings
 PATTERNS = [(1, "single"), (3, "delay"), (3, "flatten")]

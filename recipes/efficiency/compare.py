@@ -2,7 +2,7 @@
 
 RUN is the folder of an `ostinato train` run. Runs of one model, which differ in nothing but their seed, are one line:
 the mean of their validation losses, and the range from the lowest to the highest as a band. Drawn over steps, tokens
-(steps of the pattern, as the paper counts them), FLOPs (`ostinato.flops.step_flops`) and hours (steps over the median
+(steps of the pattern, as the paper counts them), FLOPs (`flops.step_flops`) and hours (steps over the median
 of the steps a second in the log, of the fastest seed: validation, interruptions and a busy machine do not count).
 The table says when each model reaches the baseline's last loss, by straight lines between validations. It needs
 matplotlib.
@@ -22,12 +22,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from ostinato.checkpoint import checkpoints
-from ostinato.config import LMRun, build
-from ostinato.errors import UserError
-from ostinato.flops import step_flops
-from ostinato.lm import LMConfig
-from ostinato.plan import parameters, workload
+from ostinato.models.lm import LMConfig
+from ostinato.training.checkpoint import checkpoints
+from ostinato.training.config import LMRun, build
+from ostinato.training.flops import step_flops
+from ostinato.training.plan import parameters, workload
+from ostinato.utils.errors import UserError
 
 AXES = {"steps": "optimizer steps", "tokens": "tokens", "flops": "FLOPs", "hours": "hours"}
 

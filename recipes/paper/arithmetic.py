@@ -1,12 +1,12 @@
 """The paper's statements about cost (arXiv 2601.14786), worked out again: python recipes/paper/arithmetic.py
 
-N: trainable parameters as counted here; D: tokens, that is steps of the pattern; "counted": `ostinato.flops`,
+N: trainable parameters as counted here; D: tokens, that is steps of the pattern; "counted": `ostinato.training.flops`,
 every product of matrices forward and backward, with 64 tokens of text.
 """
 
-from ostinato.flops import step_flops
-from ostinato.lm import VARIANTS, LMConfig
-from ostinato.plan import GPUS, TEXT, parameters
+from ostinato.models.lm import VARIANTS, LMConfig
+from ostinato.training.flops import step_flops
+from ostinato.training.plan import GPUS, TEXT, parameters
 
 DAC, ENCODEC = 44100 / 512, 50  # frames a second
 SHADERS = 35.6e12  # FLOP/s of an RTX 3090 in float32, and in bfloat16 without its tensor cores (GA102 whitepaper)

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 import ostinato
-from ostinato.codec import fingerprint
-from ostinato.folder import read_config
-from ostinato.model import resolve, training
-from ostinato.pocket import PocketCodec
+from ostinato.codecs.codec import fingerprint
+from ostinato.codecs.pocket import PocketCodec
+from ostinato.generation.pipeline import resolve, training
+from ostinato.utils.files import read_config
 
 source, out = resolve(sys.argv[1]), Path(sys.argv[2])
 if read_config(source)["model_type"] == "pocket":

@@ -28,9 +28,9 @@ ostinato train configs/fine-pocket-simba.yaml "${language[@]}"
 ostinato join runs/lm-coarse-pocket runs/fine-pocket-simba runs/two-stage
 python recipes/pocket/half.py runs/two-stage runs/pack runs/codec-pocket-decoder
 # In the package, both play through one codec.
-pack=src/ostinato/pocket_pack
+pack=src/ostinato/packs/pocket
 mkdir -p $pack/delay
 cp -r runs/pack/{config.json,lm,fine,codec} $pack
 cp runs/pack-delay/model.safetensors $pack/delay
 sed 's|"codec": "codec"|"codec": "../codec"|' runs/pack-delay/config.json >$pack/delay/config.json
-python recipes/pocket/attribution.py data/pocket/captions.jsonl src/ostinato/pocket_pack/ATTRIBUTION.csv
+python recipes/pocket/attribution.py data/pocket/captions.jsonl src/ostinato/packs/pocket/ATTRIBUTION.csv

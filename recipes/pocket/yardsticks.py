@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ostinato.audio import read_audio, write_audio
-from ostinato.data import open_store
-from ostinato.lm import MusicLM
-from ostinato.model import Ostinato, load
+from ostinato.data.prepare import open_store
+from ostinato.generation.pipeline import Ostinato, load
+from ostinato.models.lm import MusicLM
+from ostinato.utils.audio import read_audio, write_audio
 
 SECONDS = 10
 

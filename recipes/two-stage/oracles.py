@@ -25,18 +25,18 @@ import torch.nn.functional as F
 from rich.progress import track
 
 from ostinato.cli import pick_device
-from ostinato.codec import Codec, load_codec
-from ostinato.data import open_store
-from ostinato.diffusion import joins
-from ostinato.errors import UserError
-from ostinato.fine import FineStage, load_fine, snap, with_coarse
-from ostinato.listeners import hear, load_listener
-from ostinato.metrics import Score, average, frechet, moments
-from ostinato.spectral import MEL_BINS, SpectralLoss, stft
-from ostinato.store import spread
-from ostinato.tables import markdown
-from ostinato.text import load_text_encoder
-from ostinato.two_stage import stage_folder
+from ostinato.codecs.codec import Codec, load_codec
+from ostinato.codecs.losses import MEL_BINS, SpectralLoss, stft
+from ostinato.data.prepare import open_store
+from ostinato.data.store import spread
+from ostinato.evaluation.metrics import Score, average, frechet, moments
+from ostinato.evaluation.networks.base import hear, load_listener
+from ostinato.evaluation.reporting.tables import markdown
+from ostinato.generation.diffusion import joins
+from ostinato.generation.fine_stage import FineStage, load_fine, snap, with_coarse
+from ostinato.generation.join import stage_folder
+from ostinato.models.text_encoder import load_text_encoder
+from ostinato.utils.errors import UserError
 
 
 @dataclass

@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import torch
 
 import ostinato
-from ostinato.codec import sound
-from ostinato.data import open_store
-from ostinato.spectrogram import spectrogram
+from ostinato.codecs.codec import sound
+from ostinato.data.prepare import open_store
+from ostinato.utils.spectrogram import spectrogram
 
 PROMPTS = [
     "A slow Bach chorale played on church organ",

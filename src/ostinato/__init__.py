@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from ostinato.errors import UserError
+from ostinato.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from ostinato.model import Clip, Ostinato, load
-    from ostinato.sampling import Sampling
+    from ostinato.generation.pipeline import Clip, Ostinato, load
+    from ostinato.generation.sampling import Sampling
 
 __version__ = "0.1.0"
 __all__ = ["Clip", "Ostinato", "Sampling", "UserError", "load"]
@@ -15,11 +15,11 @@ __all__ = ["Clip", "Ostinato", "Sampling", "UserError", "load"]
 def __getattr__(name: str) -> object:
     """`load`, `Ostinato`, `Clip`, `Sampling`, imported on first use: torch and transformers take seconds."""
     if name in ("load", "Ostinato", "Clip"):
-        from ostinato import model
+        from ostinato.generation import pipeline as model
 
         return getattr(model, name)
     if name == "Sampling":
-        from ostinato.sampling import Sampling
+        from ostinato.generation.sampling import Sampling
 
         return Sampling
     raise AttributeError(f"module 'ostinato' has no attribute {name!r}")

@@ -1,0 +1,193 @@
+"""Sampling: guidance, temperature, top-k and top-p, and the loop that draws frame after frame."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ostinato.models.lm import LMState, MusicLM
+from ostinato.utils.errors import UserError
+from ostinato.utils.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The paper's settings (section IV-A). guidance 1: no guidance; top_k 0 and top_p 1: all codes."""
+
+    guidance: float = 3.0
+    temperature: float = 1.2
+    top_k: int = 250
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature must be 0 (always the likeliest code) or above, got {self.temperature}")
+        if self.top_k < 0:
+            raise UserError(f"top-k must be 0 (all codes) or above, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p must be above 0 and at most 1, got {self.top_p}")
+
+
+def guide(logits: Tensor, guidance: float) -> Tensor:
+    """Both branches [2b, K, V], with text first -> [b, K, V]: classifier-free guidance (arXiv 2207.12598)."""
+    with_text, without = logits.chunk(2)
+    return without + guidance * (with_text - without)
+
+
+def draw(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) -> Tensor:
+    """logits [b, K, V] -> codes [b, K]; row i draws from its own generator, whatever else is in the batch."""
+    if settings.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.float() / settings.temperature
+    if 0 < settings.top_k < logits.shape[-1]:
+        least = logits.topk(settings.top_k, -1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if settings.top_p < 1:
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= settings.top_p  # keeps the code that crosses top_p
+        logits = logits.masked_fill(beyond.gather(-1, order.argsort(-1)), float("-inf"))
+    # The Gumbel-max trick, as a race: argmax of p / e with e exponential is a draw from p.
+    noise = torch.stack(
+        [torch.empty_like(row).exponential_(generator=g) for row, g in zip(logits, generators, strict=True)]
+    )
+    return (logits.softmax(-1) / noise).argmax(-1)
+
+
+@dataclass
+class Generation:
+    """A generation under way: everything that the next frame depends on. `save` and `load` resume it."""
+
+    settings: Sampling
+    generators: list[torch.Generator]  # one a row
+    state: LMState  # of b rows, or 2b with guidance
+    given: Tensor  # [b, K, T0] codes to continue from
+    recent: Tensor  # [b, K, w] the last steps, enough to put a frame together
+    done: int = 0  # steps drawn or given
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file, whole or not at all. Raises UserError if that fails."""
+        tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {
+            "given": self.given,
+            "recent": self.recent,
+        }
+        tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
+        metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
+        # Copies: sub-layers share the mask of the text, and a file must not.
+        tensors = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
+        write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, lm: MusicLM) -> "Generation":
+        """Read what `save` wrote, for the same model. Raises UserError if the file is not that, or of other sizes."""
+        device = lm.device
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = file.metadata()
+            settings, done = Sampling(**json.loads(metadata["settings"])), int(metadata["done"])
+            generators = []
+            for i in range(len(tensors["given"])):
+                generators.append(torch.Generator(device))
+                generators[-1].set_state(tensors[f"generator.{i}"])
+            tensors = {name: t.to(device) for name, t in tensors.items()}
+            position = tensors["lm.position"]
+            text = lm.condition_linear.weight.new_zeros(len(position), 1, lm.config.text_width)
+            state = lm.start(text, torch.ones(len(position), 1, dtype=torch.bool, device=device))
+            saved = {name[3:]: t for name, t in tensors.items() if name.startswith("lm.")}
+            if sizes(saved) != sizes(state.tensors()) or tensors["recent"].shape[2] != window(lm):
+                raise ValueError("it was made by one of other sizes")
+            state.load_tensors(saved)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is not a saved generation of this model ({error})") from error
+        return cls(settings, generators, state, tensors["given"], tensors["recent"], done)
+
+
+def sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    """Shapes of a state's tensors, but for how many frames or tokens its keys, values and masks hold."""
+    lengths = {"k": 2, "v": 2, "mask": 1}
+    found = {}
+    for name, t in tensors.items():
+        varying = lengths.get(name.rpartition(".")[2])
+        found[name] = [size for i, size in enumerate(t.shape) if i != varying]
+    return found
+
+
+def window(lm: MusicLM) -> int:
+    """Steps that a frame's codes are spread over."""
+    return lm.pattern.offset * (lm.config.num_codebooks - 1) + 1
+
+
+@torch.no_grad()
+def begin(
+    lm: MusicLM,
+    text: tuple[Tensor, Tensor],
+    empty: tuple[Tensor, Tensor],
+    settings: Sampling,
+    seeds: list[int],
+    given: Tensor | None = None,
+) -> Generation:
+    """Read the text, and the codes to continue from, if any.
+
+    text: embeddings [b, s, text_width] and mask [b, s]; empty: the same of the empty prompt, one row; seeds: one a row;
+    given [b, K, T0].
+    """
+    (embeddings, mask), b, K = text, len(text[0]), lm.config.num_codebooks
+    if settings.guidance != 1:
+        embeddings, mask = both_branches(text, empty)
+    device = embeddings.device
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    given = torch.zeros(b, K, 0, dtype=torch.long, device=device) if given is None else given
+    recent = torch.full((b, K, window(lm)), lm.special, device=device)
+    generation = Generation(settings, generators, lm.start(embeddings, mask), given, recent)
+    whole = lm.pattern.stride * given.shape[2]  # steps at which the given codes leave nothing to draw
+    if whole:
+        steps = lm.pattern.encode(given, lm.special)[:, :, :whole]
+        fed = torch.cat([recent[:, :, -1:], steps[:, :, :-1]], 2)
+        for part in fed.split(1024, 2):  # bounded memory for a long prompt
+            lm.extend(part.repeat(len(embeddings) // b, 1, 1), generation.state)
+        generation.recent = torch.cat([recent, steps], 2)[:, :, -window(lm) :]
+        generation.done = whole
+    return generation
+
+
+def both_branches(text: tuple[Tensor, Tensor], empty: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows with their text, then as many with the empty text, padded on the right to one length."""
+    (x, mask), (none, none_mask) = text, empty
+    s = max(x.shape[1], none.shape[1])
+    x, none = (torch.nn.functional.pad(v, (0, 0, 0, s - v.shape[1])) for v in (x, none))
+    mask, none_mask = (torch.nn.functional.pad(v, (0, s - v.shape[1])) for v in (mask, none_mask))
+    return torch.cat([x, none.expand(len(x), -1, -1)]), torch.cat([mask, none_mask.expand(len(x), -1)])
+
+
+@torch.no_grad()
+def frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
+    """Draw without end: yields the codes [b, K] of each new frame once all its codebooks are there.
+
+    `generation` is always whole between two frames: save it, or `copy.deepcopy` it to fork.
+    """
+    g, pattern, K, special = generation, lm.pattern, lm.config.num_codebooks, lm.special
+    T0, branches = g.given.shape[2], 1 if g.settings.guidance == 1 else 2
+    w = g.recent.shape[2]
+    while True:
+        logits = lm.step(g.recent[:, :, -1].repeat(branches, 1), g.state)
+        logits = guide(logits, g.settings.guidance) if branches == 2 else logits
+        codes = draw(logits[..., :special], g.settings, g.generators)  # the special token is never drawn
+        for k in range(K):
+            t = pattern.frame(g.done, k)
+            if t is None:
+                codes[:, k] = special
+            elif t < T0:
+                codes[:, k] = g.given[:, k, t]
+        g.recent = torch.cat([g.recent[:, :, 1:], codes.unsqueeze(-1)], 2) if w > 1 else codes.unsqueeze(-1)
+        g.done += 1
+        t = pattern.frame(g.done - 1, K - 1)
+        if t is not None and t >= T0:
+            yield torch.stack([g.recent[:, k, w - 1 - pattern.offset * (K - 1 - k)] for k in range(K)], 1)

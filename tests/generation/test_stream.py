@@ -1,0 +1,79 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DacConfig, EncodecConfig
+
+from ostinato.codecs.codec import DAC, EnCodec
+from ostinato.codecs.pocket import PocketCodec, PocketConfig
+from ostinato.generation.streaming import pieces
+from ostinato.utils.errors import UserError
+
+
+def pocket():
+    torch.manual_seed(0)
+    config = PocketConfig(8000, 160, 640, 16, 2, 2, 16, 4)
+    return PocketCodec(config).eval()
+
+
+def dac():
+    torch.manual_seed(0)
+    config = DacConfig(
+        encoder_hidden_size=8,
+        decoder_hidden_size=32,
+        downsampling_ratios=[2, 4, 8, 8],
+        upsampling_ratios=[8, 8, 4, 2],
+        n_codebooks=2,
+        codebook_size=16,
+        hidden_size=32,
+        sampling_rate=8000,
+    )
+    return DAC(config)
+
+
+CODECS = {"pocket": pocket(), "dac": dac()}
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(T=st.integers(1, 90), piece=st.integers(1, 30), b=st.integers(1, 2))
+@settings(max_examples=12, deadline=None)
+def test_pieces_are_the_whole(name, T, piece, b):
+    codec = CODECS[name]
+    codes = torch.randint(16, (b, 2, T), generator=torch.Generator().manual_seed(T))
+    whole = codec.decode(codes)
+    parts = list(pieces(codec, codes.unbind(-1), piece))
+    assert all(part.shape[-1] == piece * codec.hop for part in parts[:-1] if piece + codec.context < T)
+    torch.testing.assert_close(torch.cat(parts, -1), whole, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_context_is_no_larger_than_it_must_be(name):
+    """One frame is heard as far as `context` says, and not much less: a stream waits no longer than it must."""
+    codec, T = CODECS[name], 101
+    codes = torch.randint(16, (1, 2, T), generator=torch.Generator().manual_seed(0))
+    other = codes.clone()
+    other[..., 50] = (other[..., 50] + 3) % 16
+    heard = (codec.decode(codes) - codec.decode(other)).abs().view(T, codec.hop).amax(1).nonzero()[:, 0]
+    assert 50 - codec.context <= int(heard.min()) <= 50 - codec.context + 2
+    assert 50 + codec.context - 2 <= int(heard.max()) <= 50 + codec.context
+
+
+def test_a_stream_needs_no_end_and_waits_only_for_its_context():
+    codec, taken = CODECS["pocket"], 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield torch.zeros(1, 2, dtype=torch.long)
+
+    stream = pieces(codec, endless(), piece=5)
+    for i in range(40):
+        assert next(stream).shape == (1, 1, 5 * codec.hop)
+        assert taken == 5 * (i + 1) + codec.context
+
+
+def test_a_codec_that_hears_everything_is_refused():
+    config = EncodecConfig(target_bandwidths=[1.5], hidden_size=16, num_filters=4, codebook_size=16, codebook_dim=16)
+    with pytest.raises(UserError, match="whole clips only"):
+        next(pieces(EnCodec(config), [torch.zeros(1, 2, dtype=torch.long)]))
