@@ -1,7 +1,7 @@
 """Audio codecs: waveform <-> codes, and codes <-> the latents they stand for.
 
 DAC (arXiv 2306.06546) is the papers' codec; EnCodec (arXiv 2210.13438) is MusicGen's. Both networks are those of
-transformers: here they are frozen and given one interface. `odecs.pocket` has a third, trained by this project.
+transformers: here they are frozen and given one interface. `codecs.pocket` has a third, trained by this project.
 """
 
 import hashlib
