@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from ostinato.codecs.codec import load_codec
+from ostinato.codecs.load import load_codec
 from ostinato.codecs.losses import SpectralLoss, si_sdr
 from ostinato.evaluation.metrics import frechet_distance, moments
 from ostinato.evaluation.networks.base import hear, load_listener

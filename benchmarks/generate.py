@@ -3,7 +3,7 @@
     python benchmarks/generate.py                 # the four models at the paper's size and at a small one
     python benchmarks/generate.py --dtype float32,bfloat16 --json generate.json --markdown
 
-One clip is drawn, with guidance (both branches in one batch of 2), frame by frame, by `sampling.frames`.
+One clip is generated, with guidance (both branches in one batch of 2), frame by frame, by `sampling.generate_frames`.
 Weights are random and the text is 24 random vectors of width 768; text encoder and codec are left out on every side.
 The baseline is `MusicgenForCausalLM` at its default configuration, which is MusicGen-small's (24 layers, width 1024,
 16 heads, 4 codebooks by delay, 50 frames/s), with its key/value cache, in a loop that leaves out what else `generate`
@@ -43,7 +43,8 @@ import torch
 from machine import machine
 from torch import Tensor, nn
 
-from ostinato.generation.sampling import Sampling, begin, draw, frames, guide
+from ostinato.generation.guidance import guide
+from ostinato.generation.sampling import Sampling, begin, generate_frames, sample
 from ostinato.models.attention import KVState
 from ostinato.models.linear import Linear
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
@@ -88,7 +89,7 @@ def ours(config: LMConfig, dtype: torch.dtype, real: bool) -> Run:
             generation.state.position += part
         generation.done += n
 
-    return Run(lm, frames(lm, generation), jump, lambda: list(generation.state.tensors().values()))
+    return Run(lm, generate_frames(lm, generation), jump, lambda: list(generation.state.tensors().values()))
 
 
 def musicgen(dtype: torch.dtype, real: bool, weight_first: bool) -> Run:
@@ -115,7 +116,8 @@ def musicgen(dtype: torch.dtype, real: bool, weight_first: bool) -> Run:
     def stream() -> Iterator[Tensor]:
         codes, step = torch.full((1, K, 1), special), 0
         while True:
-            codes = draw(guide(forward(codes.repeat(2, 1, 1)), settings.guidance), settings, [generator]).unsqueeze(-1)
+            logits = guide(forward(codes.repeat(2, 1, 1)), settings.guidance)
+            codes = sample(logits, settings, [generator]).unsqueeze(-1)
             codes[:, step + 1 :] = special  # the delay: codebook k begins k steps late
             step += 1
             if step >= K:

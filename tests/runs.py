@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import POCKET, make_codec, melody
 
-from ostinato.codecs.codec import fingerprint, load_codec
+from ostinato.codecs.base import fingerprint
+from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import prepare
 from ostinato.models.lm import LMConfig
 from ostinato.training.config import CodecRun, LMRun, Optimisation

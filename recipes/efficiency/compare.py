@@ -24,10 +24,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ostinato.models.lm import LMConfig
 from ostinato.training.checkpoint import checkpoints
-from ostinato.training.config import LMRun, build
+from ostinato.training.config import LMRun
 from ostinato.training.flops import step_flops
 from ostinato.training.plan import parameters, workload
 from ostinato.utils.errors import UserError
+from ostinato.utils.schema import build
 
 AXES = {"steps": "optimizer steps", "tokens": "tokens", "flops": "FLOPs", "hours": "hours"}
 

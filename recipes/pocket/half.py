@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 import ostinato
-from ostinato.codecs.codec import fingerprint
+from ostinato.codecs.base import fingerprint
 from ostinato.codecs.pocket import PocketCodec
-from ostinato.generation.pipeline import resolve, training
+from ostinato.generation.folders import resolve
+from ostinato.generation.pipeline import training
 from ostinato.utils.files import read_config
 
 source, out = resolve(sys.argv[1]), Path(sys.argv[2])

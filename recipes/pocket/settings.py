@@ -13,11 +13,11 @@ import torch
 from transformers.audio_utils import mel_filter_bank
 
 import ostinato
-from ostinato.codecs.losses import stft
 from ostinato.data.prepare import open_store
 from ostinato.data.store import spread
 from ostinato.evaluation.metrics import frechet_distance, moments
 from ostinato.evaluation.networks.base import hear, load_listener
+from ostinato.utils.stft import stft
 
 TRIED = [
     (1, 1.2, 250),

@@ -25,18 +25,20 @@ import torch.nn.functional as F
 from rich.progress import track
 
 from ostinato.cli import pick_device
-from ostinato.codecs.codec import Codec, load_codec
-from ostinato.codecs.losses import MEL_BINS, SpectralLoss, stft
+from ostinato.codecs.base import Codec
+from ostinato.codecs.load import load_codec
+from ostinato.codecs.losses import MEL_BINS, SpectralLoss
 from ostinato.data.prepare import open_store
 from ostinato.data.store import spread
 from ostinato.evaluation.metrics import Score, average, frechet, moments
 from ostinato.evaluation.networks.base import hear, load_listener
 from ostinato.evaluation.reporting.tables import markdown
-from ostinato.generation.diffusion import joins
-from ostinato.generation.fine_stage import FineStage, load_fine, snap, with_coarse
-from ostinato.generation.join import stage_folder
+from ostinato.generation.fine_stage import FineStage, load_fine, quantize, with_coarse
+from ostinato.generation.folders import stage_folder
+from ostinato.generation.windows import joins
 from ostinato.models.text_encoder import load_text_encoder
 from ostinato.utils.errors import UserError
+from ostinato.utils.stft import stft
 
 
 @dataclass
@@ -124,7 +126,7 @@ def main() -> None:
             began = time.monotonic()
             latents = draw(stage, codes[:, :1], text, empty, args.seed + i, settings)
             spent = time.monotonic() - began
-            sounds[f"stage two, {name}"] = codec.decode(snap(codec, codes[:, :1], latents))
+            sounds[f"stage two, {name}"] = codec.decode(quantize(codec, codes[:, :1], latents))
             sounds[f"stage two, {name}, raw"] = codec.decode_latents(with_coarse(codec, codes[:, :1], latents))
             for made in (f"stage two, {name}", f"stage two, {name}, raw"):
                 rows[made].seconds += spent / (codes.shape[-1] / codec.frame_rate)
@@ -141,7 +143,7 @@ def main() -> None:
 
 def draw(stage: FineStage, coarse: torch.Tensor, text, empty, seed: int, settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """Fine latents [1, F, T] of coarse codes [1, 1, T]."""
-    return torch.stack([x for _, x in stage.latents(coarse.unbind(-1), text, empty, [seed], settings)], -1)
+    return torch.cat([x for _, x in stage.latents(coarse.unbind(-1), text, empty, [seed], settings)], -1)
 
 
 def report(rows: dict[str, Row], output: Path | None) -> None:

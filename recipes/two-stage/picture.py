@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import ostinato
-from ostinato.codecs.codec import sound
+from ostinato.codecs.base import sound
 from ostinato.data.prepare import open_store
 from ostinato.utils.spectrogram import spectrogram
 
@@ -33,7 +33,7 @@ with torch.no_grad():
     refined = fine.refine(codes[:, :1].unbind(-1), read([(store.captions(clip) or [""])[0]]), read([""]), [0])
     versions = {
         "a held-out clip from its first codebook": codes[:, :1],
-        "from that and the fine stage": torch.stack([heard for _, heard in refined], -1),
+        "from that and the fine stage": torch.cat([inputs for _, inputs in refined], -1),
         "from all its codes": codes,
     }
     rows = [[(name, sound(codec, version)[0], codec.sample_rate) for name, version in versions.items()]]

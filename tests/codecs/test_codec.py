@@ -18,7 +18,10 @@ from tiny import make_codec
 from torch import Tensor, nn
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from ostinato.codecs.codec import DAC, EnCodec, fingerprint, load_codec
+from ostinato.codecs.base import fingerprint
+from ostinato.codecs.dac import DAC
+from ostinato.codecs.encodec import EnCodec
+from ostinato.codecs.load import load_codec
 from ostinato.codecs.pocket import PocketCodec, PocketConfig
 from ostinato.utils.errors import UserError
 

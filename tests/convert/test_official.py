@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ostinato import cli
 from ostinato.convert import official
-from ostinato.generation.pipeline import describe, load_lm
+from ostinato.generation.folders import load_lm
+from ostinato.generation.info import describe
 from ostinato.models.lm import LMConfig
-from ostinato.training.config import build
+from ostinato.utils.schema import build
 
 WIDTH, STATE, HEAD, CONV, TEXT, FF, CODES = 16, 6, 8, 4, 12, 32, 10  # CODES: entries of a codebook
 INNER = 2 * WIDTH

@@ -9,7 +9,7 @@ import torch
 from test_cli import ostinato, told  # noqa: F401
 from tiny import make_codec, make_lm, melody
 
-from ostinato.codecs.codec import fingerprint
+from ostinato.codecs.base import fingerprint
 from ostinato.evaluation.descriptors import log_mel
 from ostinato.evaluation.embed import find_clips
 from ostinato.evaluation.evaluate import Settings, evaluate
@@ -148,7 +148,7 @@ def test_what_a_thief_plays_is_found_in_the_store(world, tmp_path):
         sf.write(music / f"song{i}.wav", melody(2, tuple(rng.integers(-12, 12, 8)), seed=i), 8000)
     table = ["path,split", *(f"song{i}.wav,{'train' if i < 6 else 'test'}" for i in range(8))]
     (music / "captions.csv").write_text("\n".join(table))
-    from ostinato.codecs.codec import load_codec
+    from ostinato.codecs.load import load_codec
     from ostinato.data.store import open_store
 
     codec = load_codec(str(world / "model" / "codec"))

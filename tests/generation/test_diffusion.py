@@ -14,15 +14,14 @@ from ostinato.generation.diffusion import (
     code_velocity,
     denoise,
     guided,
-    joins,
     make_scheduler,
     noised,
     noises,
     times,
     v_loss,
     velocity,
-    windows,
 )
+from ostinato.generation.windows import Windows, joins
 from ostinato.utils.errors import UserError
 
 MEAN = torch.tensor([0.4, -0.7])
@@ -141,6 +140,20 @@ def test_guidance_1_is_the_conditional_and_guidance_leads_away_from_the_empty_te
     torch.testing.assert_close(guided(denoiser, text, empty, 3.0)(coarse)(noisy, time), wanted)
 
 
+def run(windows, coarse, draw, given=None):
+    """coarse [b, C, T], in stretches as long as the window takes -> fine [b, F, T]."""
+    if given is not None and windows.overlap:
+        latents, clean = (latent[..., -windows.overlap :] for latent in given)
+        windows.begin(latents, clean, torch.stack([draw() for _ in range(latents.shape[-1])], -1))
+    found = []
+    while coarse.shape[-1]:
+        n = min(windows.missing, coarse.shape[-1])
+        found.append(windows.push(coarse[..., :n], torch.stack([draw() for _ in range(n)], -1)))
+        coarse = coarse[..., n:]
+    rest = windows.finish()
+    return torch.cat([*found, *([] if rest is None else [rest])], -1)
+
+
 def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
     """What windows make of a denoiser that looks `reach` frames back and ahead, the noise a function of the frame."""
     g = torch.Generator().manual_seed(7)
@@ -158,7 +171,7 @@ def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
     def draw():
         return torch.randn(noises(sampler, steps), 1, 2, generator=g)
 
-    return torch.stack([*windows(v_of, coarse.unbind(-1), draw, settings, window, overlap, given)], -1)
+    return run(Windows(v_of, settings, window, overlap), coarse, draw, given)
 
 
 @settings(max_examples=12)
@@ -199,33 +212,25 @@ def test_a_clip_of_one_window_is_denoised_whole(sampler):
 
 @given(st.integers(1, 60), st.integers(0, 4), st.integers(1, 9))
 def test_joins_are_where_windows_meet(T, overlap, more):
-    window, out, begun = 2 * overlap + more, [], []
+    window, begun = 2 * overlap + more, []
 
     def v_of(beside):
-        begun.append(len(out))
+        begun.append(sum(lengths))
         return lambda x, time: x
 
-    flow = windows(v_of, torch.zeros(T, 1, 1), lambda: torch.zeros(1, 1, 2), FineSampling(steps=1), window, overlap)
-    for frame in flow:
-        out.append(frame)
+    windows, lengths = Windows(v_of, FineSampling(steps=1), window, overlap), []
+    for _ in range(T):
+        lengths.append(windows.push(torch.zeros(1, 1, 1), torch.zeros(1, 1, 2, 1)).shape[-1])
+    windows.finish()
     assert begun == [0, *joins(T, window, overlap)]
 
 
-def test_windows_follow_frame_by_frame():
-    """No frame waits for more than a window."""
-    asked = []
-
-    def coarse():
-        for i in range(40):
-            asked.append(i)
-            yield torch.zeros(1, 1)
-
-    flow = windows(
-        lambda beside: lambda x, time: x, coarse(), lambda: torch.zeros(1, 1, 2), FineSampling(steps=2), 9, 2
-    )
-    for i, _ in enumerate(flow):
-        assert len(asked) - i <= 9
-    assert i == 39
+def test_no_frame_waits_for_more_than_a_window():
+    windows, given_out = Windows(lambda beside: lambda x, time: x, FineSampling(steps=2), 9, 2), 0
+    for i in range(1, 41):
+        given_out += windows.push(torch.zeros(1, 1, 1), torch.zeros(1, 1, 2, 1)).shape[-1]
+        assert i - given_out < 9
+    assert given_out + windows.finish().shape[-1] == 40
 
 
 def test_given_frames_stand_before():

@@ -11,7 +11,7 @@ from runs import CAPTIONS, FLAT, assert_same_checkpoint, lm_run, log_of
 from tiny import POCKET, make_codec, make_text
 
 from ostinato.generation.diffusion import FineSampling
-from ostinato.generation.fine_stage import FineStage, Scale, code_table, load_fine, measure_scale, snap
+from ostinato.generation.fine_stage import FineStage, Scale, code_table, load_fine, measure_scale, quantize
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import load_text_encoder
 from ostinato.training.config import FineRun, Optimisation, load_run
@@ -48,10 +48,10 @@ def make_stage(codec, seed=0, **changes):
 def test_snapped_latents_are_valid_codes_and_snapping_is_idempotent(T, seed):
     codec, g = make_codec(), torch.Generator().manual_seed(seed)
     coarse = torch.randint(codec.codebook_size, (2, 1, T), generator=g)
-    codes = snap(codec, coarse, torch.randn(2, (K - 1) * WIDTH, T, generator=g))
+    codes = quantize(codec, coarse, torch.randn(2, (K - 1) * WIDTH, T, generator=g))
     assert codes.shape == (2, K, T) and torch.equal(codes[:, :1], coarse)
     assert codes.min() >= 0 and codes.max() < codec.codebook_size
-    assert torch.equal(snap(codec, coarse, codec.codes_to_latents(codes)[:, WIDTH:]), codes)
+    assert torch.equal(quantize(codec, coarse, codec.codes_to_latents(codes)[:, WIDTH:]), codes)
 
 
 def test_latents_at_their_scale_have_mean_0_and_variance_1():
@@ -91,7 +91,7 @@ def test_the_real_codes_come_back_from_a_denoiser_that_knows_them():
 
     knowing = FineStage(Knowing(), codec, stage.scale, dataclasses.replace(QUICK, guidance=1.0, steps=3))
     text = make_text(3, dtype=torch.float32)
-    found = torch.stack([codes for codes, _ in knowing.refine(codes[:, :1].unbind(-1), text, text, [0])], -1)
+    found = torch.cat([codes for codes, _ in knowing.refine(codes[:, :1].unbind(-1), text, text, [0])], -1)
     assert torch.equal(found, codes)
 
 
@@ -105,7 +105,7 @@ def test_a_temperature_is_of_the_odds():
     coarse = torch.randint(codec.codebook_size, (1, 1, 9), generator=torch.Generator().manual_seed(5)).unbind(-1)
 
     def draw(seed, settings):
-        return torch.stack([codes for codes, _ in stage.refine(coarse, text, text, [seed], settings)], -1)
+        return torch.cat([codes for codes, _ in stage.refine(coarse, text, text, [seed], settings)], -1)
 
     warm = dataclasses.replace(cold, temperature=1.0)
     assert not torch.equal(draw(0, warm), draw(1, warm))
@@ -138,9 +138,9 @@ def test_a_clip_does_not_depend_on_its_batch():
         make_text(2, seed=1, dtype=torch.float32),
     )
     coarse = torch.randint(codec.codebook_size, (2, 1, 40), generator=torch.Generator().manual_seed(5))
-    both = torch.stack([codes for codes, _ in stage.refine(coarse.unbind(-1), text, empty, [3, 4])], -1)
+    both = torch.cat([codes for codes, _ in stage.refine(coarse.unbind(-1), text, empty, [3, 4])], -1)
     row = text[0][1:], text[1][1:]
-    alone = torch.stack([codes for codes, _ in stage.refine(coarse[1:].unbind(-1), row, empty, [4])], -1)
+    alone = torch.cat([codes for codes, _ in stage.refine(coarse[1:].unbind(-1), row, empty, [4])], -1)
     assert torch.equal(both[1:], alone) and not torch.equal(both[0, 1:], both[1, 1:])
 
 

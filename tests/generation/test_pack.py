@@ -11,8 +11,10 @@ import soundfile
 import torch
 
 import ostinato
-from ostinato.codecs.codec import fingerprint, load_codec
-from ostinato.generation.pipeline import PACK, PACKS, copy_codec
+from ostinato.codecs.base import fingerprint
+from ostinato.codecs.load import load_codec
+from ostinato.generation.folders import copy_codec
+from ostinato.packs import PACKS, POCKET
 
 TECHNO, AMBIENT = (
     "A fast, energetic dance techno track with synthesizers and drums, loud",
@@ -73,9 +75,9 @@ def test_the_codec_of_the_pack_has_a_short_name(tmp_path):
 
 
 def test_every_work_is_named_with_a_free_licence():
-    works = list(csv.DictReader((PACK / "ATTRIBUTION.csv").open()))
+    works = list(csv.DictReader((POCKET / "ATTRIBUTION.csv").open()))
     assert len(works) == 1341
     for work in works:
         assert work["artist"] and work["licence"] and work["source"] and work["path"], work
         assert not re.search(r"\bN[CD]\b|non.?commercial|no.?deriv", work["licence"], re.IGNORECASE), work
-    assert all(file.stat().st_size < 50e6 for file in PACK.rglob("*.safetensors"))
+    assert all(file.stat().st_size < 50e6 for file in POCKET.rglob("*.safetensors"))

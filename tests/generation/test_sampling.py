@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PATTERNS, make_codec, make_lm, make_text
 
+from ostinato.generation.guidance import both_branches, guide
 from ostinato.generation.pipeline import Ostinato
-from ostinato.generation.sampling import Generation, Sampling, begin, both_branches, draw, frames, guide
+from ostinato.generation.sampling import Generation, Sampling, begin, generate_frames, sample
 from ostinato.models.lm import VARIANTS
 from ostinato.models.text_encoder import load_text_encoder
 from ostinato.utils.errors import UserError
@@ -23,7 +24,7 @@ def generators(*seeds):
 
 
 def take(lm, generation, count):
-    return torch.stack(list(islice(frames(lm, generation), count)), 2)
+    return torch.stack(list(islice(generate_frames(lm, generation), count)), 2)
 
 
 def simple(lm, text, settings, seeds, count, given=None, empty=EMPTY):
@@ -40,7 +41,7 @@ def simple(lm, text, settings, seeds, count, given=None, empty=EMPTY):
             else:
                 with_text, without = lm(steps, *own)[:, :, -1], lm(steps, *empty)[:, :, -1]
                 logits = without + settings.guidance * (with_text - without)
-                code = draw(logits[..., : lm.special], settings, [generator])
+                code = sample(logits[..., : lm.special], settings, [generator])
             for k in range(K):
                 t = lm.pattern.frame(s, k)
                 if t is None:
@@ -64,7 +65,7 @@ def test_generation_is_the_simple_one(variant, K, pattern):
     given = torch.randint(lm.special, (2, K, 4), generator=generators(1)[0])
     wanted = simple(lm, text, LIVELY, seeds, 5, given)
     generation = begin(lm, text, EMPTY, LIVELY, seeds, given)
-    assert torch.equal(torch.cat([generation.given, take(lm, generation, 5)], 2), wanted)
+    assert torch.equal(torch.cat([generation.prompt_codes, take(lm, generation, 5)], 2), wanted)
     assert torch.equal(wanted[:, :, :4], given)
 
 
@@ -124,7 +125,7 @@ def test_frequencies_are_the_probabilities(temperature, top_k, top_p):
     """Each of two rows with logits of its own, thousands of draws in one call: chi-square, and no forbidden code."""
     N, V = 4000, 8
     logits = 1.5 * torch.randn(2, V, generator=generators(top_k)[0])
-    drawn = draw(logits[:, None].expand(2, N, V), Sampling(1.0, temperature, top_k, top_p), generators(3, 4))
+    drawn = sample(logits[:, None].expand(2, N, V), Sampling(1.0, temperature, top_k, top_p), generators(3, 4))
     assert drawn.shape == (2, N)
     for row, codes in zip(logits.tolist(), drawn, strict=True):
         expected = torch.tensor(allowed_probabilities(row, temperature, top_k, top_p), dtype=torch.float64) * N
@@ -140,11 +141,11 @@ def test_frequencies_are_the_probabilities(temperature, top_k, top_p):
 def test_temperature_0_is_the_likeliest(seed, top_k, top_p):
     logits = torch.randn(3, 2, 9, generator=generators(seed)[0])
     wanted = [[max(range(9), key=row.__getitem__) for row in codebooks] for codebooks in logits.tolist()]
-    assert draw(logits, Sampling(1.0, 0.0, top_k, top_p), generators(0, 1, 2)).tolist() == wanted
+    assert sample(logits, Sampling(1.0, 0.0, top_k, top_p), generators(0, 1, 2)).tolist() == wanted
     # So it is close above 0, and where one code alone is left.
-    assert draw(logits, Sampling(1.0, 1e-6), generators(0, 1, 2)).tolist() == wanted
-    assert draw(logits, Sampling(1.0, 5.0, 1), generators(0, 1, 2)).tolist() == wanted
-    assert draw(logits, Sampling(1.0, 5.0, 0, 1e-6), generators(0, 1, 2)).tolist() == wanted
+    assert sample(logits, Sampling(1.0, 1e-6), generators(0, 1, 2)).tolist() == wanted
+    assert sample(logits, Sampling(1.0, 5.0, 1), generators(0, 1, 2)).tolist() == wanted
+    assert sample(logits, Sampling(1.0, 5.0, 0, 1e-6), generators(0, 1, 2)).tolist() == wanted
 
 
 @every_pattern
@@ -182,14 +183,14 @@ def test_continuing_is_not_having_stopped(K, pattern, T0):
     lm, text, seeds = make_lm("prefix-simba", K, pattern), make_text(3, 5), [3, 4]
     generation = begin(lm, text, EMPTY, LIVELY, seeds)
     at = {}
-    original = draw
+    original = sample
 
     def noted(logits, settings, generators):
         at[generation.done] = [g.get_state() for g in generators]
         return original(logits, settings, generators)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ostinato.generation.sampling.draw", noted)
+        patch.setattr("ostinato.generation.sampling.sample", noted)
         whole = take(lm, generation, T0 + 9)
     again = begin(lm, text, EMPTY, LIVELY, [0, 0], whole[:, :, :T0])
     for generator, state in zip(again.generators, at[again.done], strict=True):
@@ -219,7 +220,7 @@ def test_saved_and_forked_it_goes_on_the_same(tmp_path_factory, data):
     given = torch.randint(7, (2, K, T0), generator=generators(1)[0]) if T0 else None
     with torch.no_grad():
         generation = begin(lm, text, EMPTY, settings, [1, 2], given)
-        list(islice(frames(lm, generation), count))
+        list(islice(generate_frames(lm, generation), count))
         path = tmp_path_factory.mktemp("saved") / "generation.safetensors"
         generation.save(path)
         fork = copy.deepcopy(generation)
@@ -227,7 +228,7 @@ def test_saved_and_forked_it_goes_on_the_same(tmp_path_factory, data):
         assert torch.equal(take(lm, fork, 5), wanted)
         loaded = Generation.load(path, lm)
         assert torch.equal(take(lm, loaded, 5), wanted)
-        assert torch.equal(loaded.given, generation.given) and loaded.settings == settings
+        assert torch.equal(loaded.prompt_codes, generation.prompt_codes) and loaded.settings == settings
         assert torch.equal(take(lm, loaded, 3), take(lm, generation, 3))  # and what was loaded is as alive
 
 

@@ -18,8 +18,8 @@ from ostinato.cli import app
 from ostinato.evaluation.evaluate import evaluate
 from ostinato.evaluation.prompts import load_prompts
 from ostinato.evaluation.reporting.report import report
+from ostinato.generation.info import describe
 from ostinato.generation.join import join
-from ostinato.generation.pipeline import describe
 from ostinato.training.config import load_run
 from ostinato.training.trainer import train
 from ostinato.utils.audio import read_audio, write_audio
@@ -95,9 +95,9 @@ def test_latents_are_heard_as_they_were_drawn_and_codes_are_the_same(folder):
     coarse = [frame[None, :1] for frame in codes[:, 20:].unbind(1)]
     text, empty = model.text(["a tune"]), model.text([""])
     given = before.codes[None]
-    drawn = [latents for _, latents in model.fine.latents(coarse, text, empty, [1], given=given)]
+    drawn = [latents for _, latents in model.fine.latents(coarse, text, empty, [1], prompt_codes=given)]
     first = model.codec.codes_to_latents(codes[None, :1, 20:])
-    whole = torch.cat([model.codec.codes_to_latents(given), torch.cat([first, torch.stack(drawn, -1)], 1)], -1)
+    whole = torch.cat([model.codec.codes_to_latents(given), torch.cat([first, torch.cat(drawn, -1)], 1)], -1)
     model.fine.sampling = dataclasses.replace(model.fine.sampling, snapped=False)
     clip = model.generate("a tune", 1.0, 1, None, before.codes)
     assert torch.equal(clip.codes, codes)
@@ -231,7 +231,7 @@ def test_oracles_tell_the_stages_apart(ask, stores, folder, tmp_path, snapped):
             source = next((stores / "music").glob(f"{p.name}.*"))
             real = model.codec.encode(read_audio(source, 8000, seconds=1)[None])[:, :1]
             text, empty = model.text([p.text]), model.text([""])
-            heard = torch.stack([h for _, h in model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
+            heard = torch.cat([h for _, h in model.fine.refine(real.unbind(-1), text, empty, [7 + i])], -1)
             decode = model.codec.decode if snapped else model.codec.decode_latents
             write_audio(tmp_path / "wanted.wav", decode(heard)[0].clamp(-1, 1), 8000)
             assert (refined / f"{p.name}.wav").read_bytes() == (tmp_path / "wanted.wav").read_bytes()

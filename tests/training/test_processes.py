@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from test_fine import fine_run
 from tiny import melody
 
-from ostinato import cli
-from ostinato.codecs.codec import fingerprint, load_codec
+from ostinato.cli.train import train as train_command
+from ostinato.codecs.base import fingerprint
+from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import prepare
 from ostinato.generation.pipeline import load
 from ostinato.training.checkpoint import checkpoints
@@ -54,7 +55,7 @@ def work(root):
         ),
     ):
         train(run)
-    cli.train(root / "cross.json")
+    train_command(root / "cross.json")
     original, calls = LMTask.backward, []
 
     def asked(task, *arguments):

@@ -19,7 +19,8 @@ from runs import CAPTIONS, CPU, SMALL, assert_same_checkpoint, codec_run, lively
 from safetensors.torch import load_file
 from tiny import POCKET, make_codec, melody
 
-from ostinato.codecs.codec import fingerprint, load_codec
+from ostinato.codecs.base import fingerprint
+from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import open_store, prepare
 from ostinato.generation.pipeline import load
 from ostinato.generation.sampling import Sampling

@@ -10,14 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from transformers.audio_utils import mel_filter_bank
 
+from ostinato.utils.stft import stft
+
 MEL_BINS = {4096: 320, 2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10}  # mel bands at each STFT window
 DISCRIMINATOR_WINDOWS = (2048, 1024, 512)
-
-
-def stft(audio: Tensor, window: int) -> Tensor:
-    """audio [b, 1, samples] -> complex [b, bins, frames], Hann window, hop a quarter of it."""
-    hann = torch.hann_window(window, device=audio.device)
-    return torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
 
 
 class SpectralLoss(nn.Module):

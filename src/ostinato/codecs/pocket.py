@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostinato.codecs.codec import check_codes, latent_slices, whole_frames
+from ostinato.codecs.base import check_codes, latent_slices, whole_frames
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import read_model_folder, write_model_folder
 

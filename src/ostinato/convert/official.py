@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ostinato.generation.pipeline import save_lm
+from ostinato.generation.folders import save_lm
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM
 from ostinato.utils.errors import UserError
 

@@ -18,7 +18,7 @@ from ostinato.utils.errors import UserError
 from ostinato.data.store import PAYLOAD, PCM_SCALE
 
 if TYPE_CHECKING:  # what it imports takes seconds, and PCM needs none of it
-    from ostinato.codecs.codec import Codec
+    from ostinato.codecs.base import Codec
 
 SILENCE_WINDOW = 0.05  # s
 

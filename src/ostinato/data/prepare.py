@@ -45,7 +45,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:  # what it imports takes seconds, and PCM needs none of it
-    from ostinato.codecs.codec import Codec
+    from ostinato.codecs.base import Codec
 
 __all__ = ["Report", "Store", "open_store", "prepare"]
 

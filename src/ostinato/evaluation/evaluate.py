@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ostinato import __version__
-from ostinato.codecs.codec import Codec, load_codec, sound_id
+from ostinato.codecs.base import Codec, sound_id
+from ostinato.codecs.load import load_codec
 from ostinato.evaluation.degenerate import count_faults
 from ostinato.evaluation.embed import SHORTEST, ClipSet, Ear, find_clips, rate_notes
 from ostinato.evaluation.generate import (
@@ -30,7 +31,7 @@ from ostinato.evaluation.prompts import Prompt, PromptSet
 from ostinato.evaluation.registry import METRICS, Ground, Session, scores
 from ostinato.evaluation.train_overlap import Training, nearest_embeddings
 from ostinato.generation.fine_stage import identity
-from ostinato.generation.pipeline import PACKS
+from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError, nearest
 
 FORMAT = 1

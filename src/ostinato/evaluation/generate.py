@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ostinato.codecs.codec import Codec, fingerprint, sound, sound_id
+from ostinato.codecs.base import Codec, fingerprint, sound, sound_id
 from ostinato.evaluation.baselines.musicgen import MusicGen
 from ostinato.evaluation.embed import ClipSet
 from ostinato.evaluation.prompts import PromptSet
 from ostinato.generation.fine_stage import FineStage
-from ostinato.generation.pipeline import TWO_STAGE, Ostinato, load, resolve, training_rows
+from ostinato.generation.folders import TWO_STAGE, resolve
+from ostinato.generation.info import training_rows
+from ostinato.generation.pipeline import Ostinato, load
 from ostinato.models.lm import count_parameters
 from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
@@ -234,7 +236,7 @@ def render_refined(
 
     def refine(stem: str, codes: Tensor) -> Tensor:
         text, own_seed = texts[stem]
-        return torch.stack([heard for _, heard in stage.refine(codes[:, :1].unbind(-1), text, empty, [own_seed])], -1)
+        return torch.cat([inputs for _, inputs in stage.refine(codes[:, :1].unbind(-1), text, empty, [own_seed])], -1)
 
     clips = ClipSet(name, {}, "oracle", about=about)
     return through_codec(clips, real, stage.codec, out, seconds, told, refine)

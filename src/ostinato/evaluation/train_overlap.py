@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ostinato.codecs.codec import Codec, fingerprint, load_codec
+from ostinato.codecs.base import Codec, fingerprint
+from ostinato.codecs.load import load_codec
 from ostinato.data.store import Store, open_store, spread
 from ostinato.evaluation import memorisation, metrics
 from ostinato.evaluation.embed import ClipSet, Heard

@@ -1,4 +1,4 @@
-"""Diffusion by v-prediction (arXiv 2202.00512): its training loss, its samplers, and windows for clips of any length.
+"""Diffusion by v-prediction (arXiv 2202.00512): its training loss and its samplers; `windows` has clips of any length.
 
 The noisy latent is cos(a) x + sin(a) e, with x the clean one, e white noise, a = time * pi / 2 and time from 0 (clean)
 to 1 (noise alone); a denoiser tells v = cos(a) e - sin(a) x. Because it is told the angle itself, and not the step of a
@@ -6,14 +6,14 @@ schedule, any schedule and any number of steps fits a trained denoiser. Latents 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ostinato.generation.sampling import both_branches, guide
+from ostinato.generation.guidance import both_branches, guide
 from ostinato.utils.errors import UserError, nearest
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
@@ -190,62 +190,3 @@ def known_path(clean: Tensor, noise: Tensor, sampler: str, steps: int) -> Tensor
     [b, F, C], [steps + 1, b, F, C]."""
     at = [*times(make_scheduler(sampler, steps)).to(clean.device), torch.zeros((), device=clean.device)]
     return torch.stack([noised(clean, noise, time.expand(len(clean))) for time in at])
-
-
-def windows(
-    v_of: Callable[[Tensor], Velocity],
-    coarse: Iterable[Tensor],
-    draw: Callable[[], Tensor],
-    settings: FineSampling,
-    window: int,
-    overlap: int,
-    given: tuple[Tensor, Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """Coarse frames [b, C] one by one -> fine ones [b, F], in stretches, `window` frames behind at the most.
-
-    A window is denoised whole, and all but its last `overlap` frames are given out; the next one begins with the last
-    `overlap` of these, which pass once more through what they passed through. So whatever reaches no further than the
-    overlap is as if there were no windows.
-
-    draw: the noise of a frame [`noises`, b, F]. given: coarse [b, C, T0] and fine [b, F, T0] that stand before.
-    Raises ValueError unless window > 2 overlap.
-    """
-    if not 0 <= 2 * overlap < window:
-        raise ValueError(f"a window of {window} frames and overlaps of {overlap}")
-    kept: list[Tensor] = []
-    noise: list[Tensor] = []
-    path: Tensor | None = None  # of the first `done` frames of `kept`, which were given out already
-    done = 0
-    if given is not None and overlap and given[0].shape[-1]:
-        before, clean = (latent[..., -overlap:] for latent in given)
-        kept = list(before.unbind(-1))
-        done = len(kept)
-        noise = [draw() for _ in kept]
-        path = known_path(clean, torch.stack(noise, -1)[0], settings.sampler, settings.steps)
-
-    def run(upto: int) -> Iterator[Tensor]:
-        nonlocal kept, noise, path, done
-        v = v_of(torch.stack(kept, -1))
-        found = denoise(v, torch.stack(noise, -1), settings.sampler, settings.steps, path)
-        new = found[-1, ..., done:upto].unbind(-1)
-        spare = max(0, upto - overlap)
-        kept, noise, path, done = kept[spare:], noise[spare:], found[..., spare:upto], upto - spare
-        path = path if done else None
-        yield from new
-
-    for frame in coarse:
-        kept.append(frame)
-        noise.append(draw())
-        if len(kept) == window:
-            yield from run(window - overlap)
-    if done < len(kept):
-        yield from run(len(kept))
-
-
-def joins(frames: int, window: int, overlap: int) -> list[int]:
-    """Frames of a clip at which `windows` goes over from one to the next."""
-    found, start = [], window - overlap
-    while start + max(overlap, 1) <= frames:
-        found.append(start)
-        start += window - 2 * overlap
-    return found

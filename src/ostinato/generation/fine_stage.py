@@ -7,12 +7,13 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ostinato.codecs.codec import Codec, sound_id
+from ostinato.codecs.base import Codec, sound_id
 from ostinato.generation.diffusion import (
     Denoiser,
     FineSampling,
@@ -20,13 +21,13 @@ from ostinato.generation.diffusion import (
     code_velocity,
     guided,
     noises,
-    windows,
 )
+from ostinato.generation.windows import Windows
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import TextEncoder
-from ostinato.training.config import build
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill, read_config, write_model_folder
+from ostinato.utils.schema import build
 
 SEEDS = 2**62  # added to a clip's seed: the fine stage's noise is another than the language model's
 
@@ -85,7 +86,7 @@ def with_coarse(codec: Codec, coarse: Tensor, latents: Tensor) -> Tensor:
     return torch.cat([codec.codes_to_latents(coarse), latents.float()], 1)
 
 
-def snap(codec: Codec, coarse: Tensor, latents: Tensor) -> Tensor:
+def quantize(codec: Codec, coarse: Tensor, latents: Tensor) -> Tensor:
     """coarse codes [b, n, T] and fine latents [b, (K - n) * latent_width, T] -> codes [b, K, T]: each fine latent to
     its nearest code, codebook after codebook; the coarse codes stay."""
     codes = codec.latents_to_codes(with_coarse(codec, coarse, latents))
@@ -132,37 +133,39 @@ class FineStage:
         empty: tuple[Tensor, Tensor],
         seeds: list[int],
         settings: FineSampling | None = None,
-        given: Tensor | None = None,
+        prompt_codes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Coarse codes [b, 1], frame by frame -> them again, each with its fine latents as the codec has them [b, F],
-        in stretches, a window behind at the most.
+        """Coarse codes [b, 1], frame by frame -> a window behind at the most, stretches of them [b, 1, n], each with
+        its fine latents as the codec has them [b, F, n].
 
-        text: embeddings and mask of b rows; empty: of the empty prompt, one row; seeds: one a row; given: codes
-        [b, K, T0] that stand before.
+        text: embeddings and mask of b rows; empty: of the empty prompt, one row; seeds: one a row; prompt_codes
+        [b, K, T0]: codes that stand before.
         """
         settings = settings or self.sampling
         C, device = self.sizes.coarse, next(self.denoiser.parameters()).device
         generators = [torch.Generator(device).manual_seed((seed + SEEDS) % 2**63) for seed in seeds]
-        count = noises(settings.sampler, settings.steps)
+        draws = noises(settings.sampler, settings.steps), self.sizes.fine
 
-        def draw() -> Tensor:
-            rows = [torch.randn(count, self.sizes.fine, generator=g, device=device) for g in generators]
-            return torch.stack(rows, 1)
+        def noise(frames: int) -> Tensor:  # [noises, b, F, frames], frame by frame, so that any split has the same
+            rows = [[torch.randn(draws, generator=g, device=device) for g in generators] for _ in range(frames)]
+            return torch.stack([torch.stack(row, 1) for row in rows], -1)
 
-        waiting: list[Tensor] = []
-
-        def coarse_latents() -> Iterator[Tensor]:
-            for codes in coarse:
-                waiting.append(codes)
-                yield self.scale.apply(self.codec.codes_to_latents(codes.unsqueeze(-1)))[..., 0]
-
-        before = None
-        if given is not None and given.shape[-1]:
-            latent = self.scale.apply(self.codec.codes_to_latents(given))
-            before = latent[:, :C], latent[:, C:]
-        v_of = guided(self.velocity(settings.temperature), text, empty, settings.guidance)
-        for fine in windows(v_of, coarse_latents(), draw, settings, *self.frames(settings), before):
-            yield waiting.pop(0), self.scale.undo(fine.unsqueeze(-1), C)[..., 0]
+        velocity_of = guided(self.velocity(settings.temperature), text, empty, settings.guidance)
+        windows = Windows(velocity_of, settings, *self.frames(settings))
+        if prompt_codes is not None and prompt_codes.shape[-1] and windows.overlap:
+            before = self.scale.apply(self.codec.codes_to_latents(prompt_codes))[..., -windows.overlap :]
+            windows.begin(before[:, :C], before[:, C:], noise(before.shape[-1]))
+        waiting: list[Tensor] = []  # coarse codes without their fine frames
+        frames = iter(coarse)
+        while stretch := list(islice(frames, windows.missing)):
+            waiting += stretch
+            latents = self.scale.apply(self.codec.codes_to_latents(torch.stack(stretch, -1)))
+            fine = windows.push(latents, noise(len(stretch)))
+            if n := fine.shape[-1]:
+                yield torch.stack(waiting[:n], -1), self.scale.undo(fine, C)
+                waiting = waiting[n:]
+        if (rest := windows.finish()) is not None:
+            yield torch.stack(waiting, -1), self.scale.undo(rest, C)
 
     def refine(
         self,
@@ -171,19 +174,18 @@ class FineStage:
         empty: tuple[Tensor, Tensor],
         seeds: list[int],
         settings: FineSampling | None = None,
-        given: Tensor | None = None,
+        prompt_codes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """`latents`, snapped: of one frame after another the codes [b, K], and what is to be heard of it, as `heard`
-        has it."""
+        """`latents`, quantized: stretches of codes [b, K, n], each with what the codec is to decode of it, as
+        `decoder_inputs` has it."""
         settings = settings or self.sampling
-        for frame in self.latents(coarse, text, empty, seeds, settings, given):
-            first, fine = (part.unsqueeze(-1) for part in frame)
-            codes = snap(self.codec, first, fine)[..., 0]
-            yield codes, codes if settings.snapped else with_coarse(self.codec, first, fine)[..., 0]
+        for first, fine in self.latents(coarse, text, empty, seeds, settings, prompt_codes):
+            codes = quantize(self.codec, first, fine)
+            yield codes, codes if settings.snapped else with_coarse(self.codec, first, fine)
 
-    def heard(self, codes: Tensor) -> Tensor:
+    def decoder_inputs(self, codes: Tensor) -> Tensor:
         """Codes [b, K, T] that stand before -> them, or, unless `sampling.snapped`, their latents [b, K * latent_width,
-        T]: what `codec.sound` is to be given along with drawn frames."""
+        T]: what the codec is to decode along with the new frames."""
         return codes if self.sampling.snapped else self.codec.codes_to_latents(codes)
 
 

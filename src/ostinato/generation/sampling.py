@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ostinato.generation.guidance import both_branches, guide
 from ostinato.models.lm import LMState, MusicLM
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
@@ -36,14 +37,8 @@ class Sampling:
             raise UserError(f"top-p must be above 0 and at most 1, got {self.top_p}")
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """Both branches [2b, K, V], with text first -> [b, K, V]: classifier-free guidance (arXiv 2207.12598)."""
-    with_text, without = logits.chunk(2)
-    return without + guidance * (with_text - without)
-
-
-def draw(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) -> Tensor:
-    """logits [b, K, V] -> codes [b, K]; row i draws from its own generator, whatever else is in the batch."""
+def sample(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) -> Tensor:
+    """logits [b, K, V] -> codes [b, K]; row i is sampled by its own generator, whatever else is in the batch."""
     if settings.temperature == 0:
         return logits.argmax(-1)
     logits = logits.float() / settings.temperature
@@ -54,7 +49,7 @@ def draw(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) 
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
         beyond = ordered.cumsum(-1) - ordered >= settings.top_p  # keeps the code that crosses top_p
         logits = logits.masked_fill(beyond.gather(-1, order.argsort(-1)), float("-inf"))
-    # The Gumbel-max trick, as a race: argmax of p / e with e exponential is a draw from p.
+    # The Gumbel-max trick, as a race: argmax of p / e with e exponential is a sample of p.
     noise = torch.stack(
         [torch.empty_like(row).exponential_(generator=g) for row, g in zip(logits, generators, strict=True)]
     )
@@ -68,14 +63,14 @@ class Generation:
     settings: Sampling
     generators: list[torch.Generator]  # one a row
     state: LMState  # of b rows, or 2b with guidance
-    given: Tensor  # [b, K, T0] codes to continue from
+    prompt_codes: Tensor  # [b, K, T0] codes to continue from
     recent: Tensor  # [b, K, w] the last steps, enough to put a frame together
-    done: int = 0  # steps drawn or given
+    done: int = 0  # steps sampled or taken from the prompt
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file, whole or not at all. Raises UserError if that fails."""
         tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {
-            "given": self.given,
+            "given": self.prompt_codes,
             "recent": self.recent,
         }
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
@@ -132,24 +127,25 @@ def begin(
     empty: tuple[Tensor, Tensor],
     settings: Sampling,
     seeds: list[int],
-    given: Tensor | None = None,
+    prompt_codes: Tensor | None = None,
 ) -> Generation:
     """Read the text, and the codes to continue from, if any.
 
     text: embeddings [b, s, text_width] and mask [b, s]; empty: the same of the empty prompt, one row; seeds: one a row;
-    given [b, K, T0].
+    prompt_codes [b, K, T0].
     """
     (embeddings, mask), b, K = text, len(text[0]), lm.config.num_codebooks
     if settings.guidance != 1:
         embeddings, mask = both_branches(text, empty)
     device = embeddings.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    given = torch.zeros(b, K, 0, dtype=torch.long, device=device) if given is None else given
+    if prompt_codes is None:
+        prompt_codes = torch.zeros(b, K, 0, dtype=torch.long, device=device)
     recent = torch.full((b, K, window(lm)), lm.special, device=device)
-    generation = Generation(settings, generators, lm.start(embeddings, mask), given, recent)
-    whole = lm.pattern.stride * given.shape[2]  # steps at which the given codes leave nothing to draw
+    generation = Generation(settings, generators, lm.start(embeddings, mask), prompt_codes, recent)
+    whole = lm.pattern.stride * prompt_codes.shape[2]  # steps at which the prompt leaves nothing to sample
     if whole:
-        steps = lm.pattern.encode(given, lm.special)[:, :, :whole]
+        steps = lm.pattern.encode(prompt_codes, lm.special)[:, :, :whole]
         fed = torch.cat([recent[:, :, -1:], steps[:, :, :-1]], 2)
         for part in fed.split(1024, 2):  # bounded memory for a long prompt
             lm.extend(part.repeat(len(embeddings) // b, 1, 1), generation.state)
@@ -158,34 +154,25 @@ def begin(
     return generation
 
 
-def both_branches(text: tuple[Tensor, Tensor], empty: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows with their text, then as many with the empty text, padded on the right to one length."""
-    (x, mask), (none, none_mask) = text, empty
-    s = max(x.shape[1], none.shape[1])
-    x, none = (torch.nn.functional.pad(v, (0, 0, 0, s - v.shape[1])) for v in (x, none))
-    mask, none_mask = (torch.nn.functional.pad(v, (0, s - v.shape[1])) for v in (mask, none_mask))
-    return torch.cat([x, none.expand(len(x), -1, -1)]), torch.cat([mask, none_mask.expand(len(x), -1)])
-
-
 @torch.no_grad()
-def frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
-    """Draw without end: yields the codes [b, K] of each new frame once all its codebooks are there.
+def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
+    """Generate without end: yields the codes [b, K] of each new frame once all its codebooks are there.
 
     `generation` is always whole between two frames: save it, or `copy.deepcopy` it to fork.
     """
     g, pattern, K, special = generation, lm.pattern, lm.config.num_codebooks, lm.special
-    T0, branches = g.given.shape[2], 1 if g.settings.guidance == 1 else 2
+    T0, branches = g.prompt_codes.shape[2], 1 if g.settings.guidance == 1 else 2
     w = g.recent.shape[2]
     while True:
         logits = lm.step(g.recent[:, :, -1].repeat(branches, 1), g.state)
         logits = guide(logits, g.settings.guidance) if branches == 2 else logits
-        codes = draw(logits[..., :special], g.settings, g.generators)  # the special token is never drawn
+        codes = sample(logits[..., :special], g.settings, g.generators)  # the special token is never sampled
         for k in range(K):
             t = pattern.frame(g.done, k)
             if t is None:
                 codes[:, k] = special
             elif t < T0:
-                codes[:, k] = g.given[:, k, t]
+                codes[:, k] = g.prompt_codes[:, k, t]
         g.recent = torch.cat([g.recent[:, :, 1:], codes.unsqueeze(-1)], 2) if w > 1 else codes.unsqueeze(-1)
         g.done += 1
         t = pattern.frame(g.done - 1, K - 1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostinato.codecs.codec import sound
+from ostinato.codecs.base import sound
 from ostinato.codecs.losses import MEL_BINS, SpectralLoss
 from ostinato.data.prepare import open_store
 from ostinato.data.store import spread
@@ -22,7 +22,7 @@ from ostinato.generation.fine_stage import (
     measure_scale,
     save_fine,
 )
-from ostinato.generation.pipeline import copy_codec
+from ostinato.generation.folders import copy_codec
 from ostinato.models.denoisers import make_denoiser
 from ostinato.models.lm import count_parameters
 from ostinato.models.text_encoder import Remembered, load_text_encoder
@@ -147,8 +147,8 @@ class FineTask:
         codes = codes[None, :, : round(self.run.sample_seconds * self.codec.frame_rate)].to(self.device)
         stage = FineStage(denoiser, self.codec, self.scale, self.run.sampling)
         text, empty = self.encode_text([caption]), self.encode_text([""])
-        frames = stage.refine(codes[:, :1].unbind(-1), text, empty, [self.run.train.seed + i])
-        fine = torch.stack([heard for _, heard in frames], -1)
+        stretches = stage.refine(codes[:, :1].unbind(-1), text, empty, [self.run.train.seed + i])
+        fine = torch.cat([inputs for _, inputs in stretches], -1)
         versions = {"coarse": codes[:, :1], "fine": fine, "codec": codes}
         sounds = {name: sound(self.codec, version) for name, version in versions.items()}
         room = (0, max(0, max(MEL_BINS) - sounds["codec"].shape[-1]))

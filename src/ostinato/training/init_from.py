@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ostinato.codecs.codec import SHORT_NAMES
+from ostinato.codecs.load import SHORT_NAMES
 from ostinato.generation.fine_stage import fine_folder
-from ostinato.generation.join import stage_folder
-from ostinato.generation.pipeline import PACK, TWO_STAGE, lm_config, resolve
+from ostinato.generation.folders import TWO_STAGE, lm_config, resolve, stage_folder
+from ostinato.packs import POCKET
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import read_config
 
@@ -49,7 +49,7 @@ def like_model(values: dict, task: str) -> dict:
     sizes, config = (fine_folder(folder)[0], read_config(folder)) if task == "fine" else lm_config(folder)
     inside = (folder / config["codec"]).resolve()
     codec = str(inside) if inside.is_dir() else config["codec"]
-    codec = "pocket" if inside == (PACK / "codec").resolve() else codec  # a short name outlives an installation
+    codec = "pocket" if inside == (POCKET / "codec").resolve() else codec  # a short name outlives an installation
     theirs = json.loads(json.dumps(dataclasses.asdict(sizes)))  # a tuple as the list that YAML has
     model = same(values, theirs, "model", folder)
     text = same(values, {"text": config["text"]}, "", folder)

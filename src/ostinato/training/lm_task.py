@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ostinato.codecs.codec import Codec, fingerprint, load_codec
+from ostinato.codecs.base import Codec, fingerprint
+from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import Store, open_store
 from ostinato.data.store import spread
-from ostinato.generation.pipeline import Ostinato, copy_codec, lm_config, load_lm, save_lm
+from ostinato.generation.folders import copy_codec, lm_config, load_lm, save_lm
+from ostinato.generation.pipeline import Ostinato
 from ostinato.models.lm import MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
 from ostinato.models.patterns import Pattern

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from ostinato.codecs.codec import load_codec
+from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import open_store
 from ostinato.data.store import Store
 from ostinato.models.denoisers import FineConfig, make_denoiser

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-from ostinato.codecs.losses import stft
+from ostinato.utils.stft import stft
 
 WINDOW, BANDS, RANGE = 2048, 128, 80.0  # samples of a window, rows of the picture, dB from the loudest to black
 COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], dtype=np.float64)

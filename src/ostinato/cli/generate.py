@@ -1,0 +1,95 @@
+"""`ostinato generate`."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ostinato.cli.app import Device, Model, app, console, pick_device
+from ostinato.utils.errors import UserError
+
+OWN = " Default: the model's own setting."
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.")],
+    seconds: Annotated[float, typer.Option(help="Length of what is generated, after any --continue-from.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed and settings give the same bytes.")] = 0,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="A .wav, .flac or .ogg file; -: WAV to the standard output, as it is made."
+        ),
+    ] = Path("out.wav"),
+    model: Model = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="An audio file to go on from; it is heard as the codec has it.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely the language model follows the text; 1: no guidance." + OWN)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the language model; 0: the likeliest code always." + OWN)
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes; 0: from all." + OWN)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that make up this share." + OWN)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage." + OWN)] = None,
+    device: Device = "auto",
+) -> None:
+    """Turn a sentence into music."""
+    if not prompt.strip():
+        raise UserError("the prompt is empty; write a sentence that says what to play")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
+    from ostinato.utils.audio import check_output, write_stream
+
+    if str(output) == "-":
+        if sys.stdout.isatty():
+            raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
+    else:
+        check_output(output)  # a name that cannot be written is told before the work, not after it
+    with console.status("loading"):
+        from ostinato.generation.pipeline import Clip, load
+        from ostinato.generation.sampling import Sampling
+
+        asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        Sampling(**given)  # a value that cannot be is told before the model is loaded
+        loaded = load(model, pick_device(device))
+        settings = replace(loaded.sampling, **given)
+        if steps is not None:
+            if loaded.fine is None:
+                raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
+            loaded.fine.sampling = replace(loaded.fine.sampling, steps=steps)
+        loaded.frame_count(seconds)
+    rate, began = loaded.codec.frame_rate, time.monotonic()
+    columns = (BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=None, shown="")
+
+        def show(done: int, count: int) -> None:
+            speed = (time.monotonic() - began) / (done / rate)
+            shown = f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}"
+            progress.update(bar, completed=done, total=count, shown=shown)
+
+        if str(output) == "-":
+            pieces = loaded.play(prompt, seed, settings, continue_from, seconds, show)
+            try:
+                return write_stream(sys.stdout.buffer, pieces, loaded.codec.sample_rate)
+            except BrokenPipeError:  # the player has gone; Python would complain once more while closing the pipe
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return
+        clip = cast(Clip, loaded.generate(prompt, seconds, seed, settings, continue_from, show))
+    spent = time.monotonic() - began
+    clip.save(output)
+    length = clip.audio.shape[-1] / clip.sample_rate
+    print(
+        f"{output}: {length:.1f} s at {clip.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
+        f"(real-time factor {spent / seconds:.2f})"
+    )

@@ -1,0 +1,49 @@
+"""`ostinato info`, `ostinato join` and `ostinato import-official`: what is done with model folders."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ostinato.cli.app import MODELS, app
+
+
+@app.command()
+def info(model: Annotated[str | None, typer.Argument(help=MODELS)] = None) -> None:
+    """Say what a checkpoint is."""
+    from ostinato.generation.folders import resolve
+    from ostinato.generation.info import describe
+
+    folder = resolve(model)
+    table = Table("", str(folder), show_edge=False)
+    for name, value in describe(folder).items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+@app.command()
+def join(
+    lm: Annotated[str, typer.Argument(help="A language model of one codebook: its folder, its run's, a hub id.")],
+    fine: Annotated[
+        str, typer.Argument(help="A fine stage: likewise. Either may be a model of two stages, such as pocket.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The model folder to write; an earlier joint model there is replaced.")],
+) -> None:
+    """Make one model of a language model for the first codebook and a fine stage for the others."""
+    from ostinato.generation.join import join as join_stages
+
+    print(join_stages(lm, fine, out))
+
+
+@app.command("import-official")
+def import_official(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' Lightning .ckpt file.")],
+    config: Annotated[Path, typer.Argument(help="Their config.json.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+) -> None:
+    """Turn a checkpoint of the paper's authors into a model folder."""
+    from ostinato.convert.official import import_checkpoint
+
+    print(import_checkpoint(checkpoint, config, out))

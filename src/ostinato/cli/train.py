@@ -1,0 +1,104 @@
+"""`ostinato prepare` and `ostinato train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ostinato.cli.app import Device, app, console, pick_device
+from ostinato.utils.errors import UserError
+
+
+@app.command()
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Audio files, searched in all folders below.")],
+    out: Annotated[Path, typer.Argument(help="The store to write, or to bring up to date.")],
+    codec: Annotated[
+        str, typer.Option(help="dac, encodec, pocket, a folder, a hub id; none: the audio itself.")
+    ] = "dac",
+    sample_rate: Annotated[int | None, typer.Option(help="With --codec none: Hz of the audio kept.")] = None,
+    clip_seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 30.0,
+    captions: Annotated[Path | None, typer.Option(help="A .csv or .jsonl with path and caption(s).")] = None,
+    device: Device = "auto",
+) -> None:
+    """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
+    from ostinato.data.prepare import prepare as prepare_store
+
+    min_seconds = min(1.0, clip_seconds)
+    if codec == "none":
+        report = prepare_store(
+            folder,
+            out,
+            sample_rate=sample_rate,
+            clip_seconds=clip_seconds,
+            min_seconds=min_seconds,
+            captions=captions,
+        )
+    else:
+        from ostinato.codecs.base import fingerprint
+        from ostinato.codecs.load import load_codec
+        from ostinato.generation.folders import resolve
+
+        source = str(resolve(codec)) if Path(codec).is_dir() else codec
+        loaded = load_codec(source, pick_device(device))
+        report = prepare_store(
+            folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, min_seconds, captions=captions
+        )
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
+    print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
+    if gone := report.outcomes.get("gone"):
+        console.print(f"{gone} files have left {folder}, and their clips the store, until they are back", markup=False)
+    if report.strangers:
+        console.print(
+            f"the captions table names {len(report.strangers)} not in {folder}, such as {report.strangers[0]}"
+        )
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(help="A YAML file, see configs/; with --init and --data, none is needed.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin with the weights of a model: pocket, a folder or a hub id.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The store to train on, over the config's.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="The run's folder, over the config's; default: runs/ and the store's name.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(help="Train adapters of this rank only (pip install 'ostinato[lora]').")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the config, such as train.steps=500.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's checkpoints and start over.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print parameters, FLOPs, memory and hours of the run, and do nothing.")
+    ] = False,
+    gpu: Annotated[
+        str | None, typer.Option(help="With --plan: a GPU such as 'RTX 4090'; default: what is here.")
+    ] = None,
+    mfu: Annotated[
+        float | None, typer.Option(help="With --plan: the share of the peak to reckon with; a GPU 0.4, a CPU 0.13.")
+    ] = None,
+) -> None:
+    """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
+    from ostinato.training.config import load_run
+
+    for option, value in {"--gpu": gpu, "--mfu": mfu}.items():
+        if value is not None and not plan:
+            raise UserError(f"{option} {value} only says what --plan is to reckon with: add --plan, or leave it out")
+    options = {"init": init, "data": data, "output": output, "lora": lora}
+    run = load_run(config, setting or [], {key: value for key, value in options.items() if value is not None})
+    if plan:
+        from ostinato.training.plan import plan as plan_run
+
+        return Console().print(plan_run(run, gpu, mfu))
+    from ostinato.training.distributed import is_first
+    from ostinato.training.trainer import train as run_training
+
+    last = run_training(run, fresh)
+    if is_first():
+        print(last)
