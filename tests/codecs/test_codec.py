@@ -315,7 +315,7 @@ def test_hub_cached_and_out_of_reach(tmp_path):
         "import socket\n"
         "def refuse(*_): raise SystemExit('a network call')\n"
         "socket.getaddrinfo = socket.socket.connect = refuse\n"
-        "from ostinato.codecs.codec import fingerprint, load_codec\n"
+        "from ostinato.codecs.base import fingerprint\nfrom ostinato.codecs.load import load_codec\n"
         "from ostinato.utils.errors import UserError\n"
         "codec = load_codec('someone/tiny')\n"
         "print(codec.name, fingerprint(codec))\n"
@@ -354,7 +354,7 @@ def test_pocket_codec_of_the_hub_of_which_the_config_alone_is_cached(tmp_path, m
         return str(file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("ostinato.codecs.codec.model_type", lambda source: "pocket")
+    monkeypatch.setattr("ostinato.codecs.load.model_type", lambda source: "pocket")
     for _ in range(2):
         assert fingerprint(load_codec("someone/pocket")) == fingerprint(codec)
     assert asked == ["model.safetensors", "config.json"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostinato.evaluation.prompts import Prompt, PromptSet, draw, load_prompts
+from ostinato.evaluation.prompts import Prompt, PromptSet, load_prompts, sample
 from ostinato.utils.errors import UserError
 
 
@@ -34,11 +34,11 @@ def test_captions_that_name_a_voice_are_left_out(tmp_path):
 def test_a_smaller_draw_begins_a_larger_one(few, many, seed):
     few, many = sorted((few, many))
     whole = PromptSet("x", tuple(Prompt(f"{i}", f"tune {i}") for i in range(30)))
-    larger = draw(whole, many, seed).prompts
-    assert draw(whole, few, seed).prompts == larger[:few]
+    larger = sample(whole, many, seed).prompts
+    assert sample(whole, few, seed).prompts == larger[:few]
     assert len(set(larger)) == many
     shuffled = PromptSet("x", tuple(reversed(whole.prompts)))
-    assert draw(shuffled, many, seed).prompts == larger  # whatever order the file has
+    assert sample(shuffled, many, seed).prompts == larger  # whatever order the file has
 
 
 def test_the_sets_of_the_papers_are_read(tmp_path):

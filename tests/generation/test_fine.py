@@ -25,11 +25,11 @@ SMALL |= {"feed_forward": 24, "state": 4, "head_width": 8, "chunk": 8, "text_wid
 QUICK = FineSampling("dpm++", 2, 2.0, 0.5, 0.1)
 
 
-def fine_run(stores, output, kind="unet", train=None, tells="v", **changes):
+def fine_run(stores, output, kind="unet", train=None, prediction_type="v", **changes):
     hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
     hyper |= {"ema": 0.5, "checkpoint_every": 2, "validate_every": 2} | (train or {})
     changes = {"text": "minilm", "clip_seconds": 1.0, "sampling": QUICK, "sample_seconds": 0.6} | changes
-    model = FineConfig(kind, tells, codebook_size=POCKET.codebook_size, **SMALL)
+    model = FineConfig(kind, prediction_type, codebook_size=POCKET.codebook_size, **SMALL)
     return FineRun(str(stores / "codes"), str(output), model, train=Optimisation(**hyper), **changes)
 
 
@@ -100,7 +100,7 @@ def test_a_temperature_is_of_the_odds():
     """Near 0 the likeliest codes are drawn, whatever the noise; a denoiser that tells v has no odds to change."""
     codec = make_codec()
     cold = FineSampling("ddim", 4, 1.0, 0.5, 0.1, temperature=1e-4)
-    stage = make_stage(codec, tells="codes", codebook_size=codec.codebook_size)
+    stage = make_stage(codec, prediction_type="codes", codebook_size=codec.codebook_size)
     text = make_text(3, dtype=torch.float32)
     coarse = torch.randint(codec.codebook_size, (1, 1, 9), generator=torch.Generator().manual_seed(5)).unbind(-1)
 
@@ -126,7 +126,7 @@ def test_a_temperature_without_odds_is_refused_before_training():
     config = Path(__file__).parents[2] / "configs" / "fine-pocket-simba.yaml"
     assert load_run(config, ["sampling.temperature=0.7"]).sampling.temperature == 0.7
     with pytest.raises(UserError, match="no odds"):
-        load_run(config, ["sampling.temperature=0.7", "model.tells=v"])
+        load_run(config, ["sampling.temperature=0.7", "model.prediction_type=v"])
 
 
 @torch.no_grad()
@@ -144,11 +144,13 @@ def test_a_clip_does_not_depend_on_its_batch():
     assert torch.equal(both[1:], alone) and not torch.equal(both[0, 1:], both[1, 1:])
 
 
-@pytest.mark.parametrize("kind, tells", [("unet", "v"), ("simba", "v"), ("unet", "codes"), ("simba", "codes")])
-def test_training_resumes_bit_for_bit(stores, tmp_path, kind, tells):
-    straight = train(fine_run(stores, tmp_path / "straight", kind, tells=tells))
-    train(fine_run(stores, tmp_path / "run", kind, {"steps": 2}, tells))
-    again = train(fine_run(stores, tmp_path / "run", kind, tells=tells))
+@pytest.mark.parametrize(
+    "kind, prediction_type", [("unet", "v"), ("simba", "v"), ("unet", "codes"), ("simba", "codes")]
+)
+def test_training_resumes_bit_for_bit(stores, tmp_path, kind, prediction_type):
+    straight = train(fine_run(stores, tmp_path / "straight", kind, prediction_type=prediction_type))
+    train(fine_run(stores, tmp_path / "run", kind, {"steps": 2}, prediction_type))
+    again = train(fine_run(stores, tmp_path / "run", kind, prediction_type=prediction_type))
     assert_same_checkpoint(again, straight)
     found, wanted = (log_of(tmp_path / name, "validation_ema")[-1] for name in ("run", "straight"))
     assert {k: v for k, v in found.items() if k != "time"} == {k: v for k, v in wanted.items() if k != "time"}

@@ -78,15 +78,15 @@ def test_flops_are_what_pytorch_counts(variant, pattern, batch, frames, text, bl
 @settings(max_examples=20)
 @given(
     kind=st.sampled_from(["unet", "simba"]),
-    tells=st.sampled_from(["v", "codes"]),
+    prediction_type=st.sampled_from(["v", "codes"]),
     multiples=st.sampled_from([(1,), (1, 2), (2, 1, 3)]),
     batch=st.integers(1, 3),
     frames=st.integers(5, 40),
     text=st.integers(1, 6),
     blocks=st.integers(1, 3),
 )
-def test_flops_of_a_fine_stage_are_what_pytorch_counts(kind, tells, multiples, batch, frames, text, blocks):
-    config = FineConfig(kind, tells, codebook_size=9, **SMALL | {"multiples": multiples, "blocks": blocks})
+def test_flops_of_a_fine_stage_are_what_pytorch_counts(kind, prediction_type, multiples, batch, frames, text, blocks):
+    config = FineConfig(kind, prediction_type, codebook_size=9, **SMALL | {"multiples": multiples, "blocks": blocks})
     assert counted(config, batch, frames, text) == step_flops(config, batch, frames, text) - flops(
         config, batch, frames, text
     ).get("mamba: convolution", 0)
@@ -144,10 +144,10 @@ def test_memory_foretold_is_memory_taken(variant, bf16):
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("kind, tells", [("unet", "v"), ("simba", "v"), ("unet", "codes")])
-def test_memory_foretold_of_a_fine_stage_is_memory_taken(kind, tells, bf16):
+@pytest.mark.parametrize("kind, prediction_type", [("unet", "v"), ("simba", "v"), ("unet", "codes")])
+def test_memory_foretold_of_a_fine_stage_is_memory_taken(kind, prediction_type, bf16):
     sizes = {"text_width": 12, "width": 64, "feed_forward": 128, "state": 64, "head_width": 16, "heads": 4, "chunk": 32}
-    config = FineConfig(kind, tells, 3, codebook_size=9, multiples=(1, 2, 2), blocks=3, **sizes)
+    config = FineConfig(kind, prediction_type, 3, codebook_size=9, multiples=(1, 2, 2), blocks=3, **sizes)
     kept, peak = activations(config, 2, 200, 7, bf16, checkpointing=False)
     measured_kept, measured_peak = kept_and_peak(*fine_loss(config, 2, 200, 7, bf16))
     assert sum(kept.values()) == measured_kept

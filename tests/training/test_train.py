@@ -27,14 +27,14 @@ from ostinato.generation.sampling import Sampling
 from ostinato.models.lm import LMConfig, MusicLM
 from ostinato.models.lora import adapt
 from ostinato.models.patterns import make_pattern
-from ostinato.models.text_encoder import Remembered, load_text_encoder
+from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
 from ostinato.training import lm_task
 from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.codec_task import CodecTask
 from ostinato.training.config import Optimisation, load_run
 from ostinato.training.flops import step_flops
-from ostinato.training.lm_task import IGNORED, Clips, LMTask, code_losses, make_batch
+from ostinato.training.lm_task import IGNORED, CodeDataset, LMTask, code_losses, make_batch
 from ostinato.training.optimizer import learning_rate, optimizers_for
 from ostinato.training.trainer import train
 from ostinato.utils.errors import UserError
@@ -180,7 +180,7 @@ def test_a_codec_stopped_within_a_step_is_not_saved(stores, tmp_path, monkeypatc
 def test_crops_and_captions(stores):
     """Any stretch of a clip, any of its captions, and the empty one at the rate asked; none of it when held out."""
     store = open_store(stores / "codes").split("train")
-    clips, torch_state = Clips(store, 2, 90, text_dropout=0.25), torch.get_rng_state()
+    clips, torch_state = CodeDataset(store, 2, 90, text_dropout=0.25), torch.get_rng_state()
     whole = store.codes(0)[:2]
     starts, dropped = Counter(), 0
     for _ in range(600):
@@ -192,19 +192,19 @@ def test_crops_and_captions(stores):
     assert sorted(starts) == list(range(11)) and min(starts.values()) > 25
     assert 110 < dropped < 190
     assert torch.equal(torch.get_rng_state(), torch_state)
-    fixed = Clips(store, 3, 90, text_dropout=1.0, fixed=True)
+    fixed = CodeDataset(store, 3, 90, text_dropout=1.0, fixed=True)
     assert torch.equal(fixed[1][0], store.codes(1)[:, :90]) and fixed[1][1] == CAPTIONS[store.row(1)["path"]]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_text_dropout_is_the_empty_caption(stores, tmp_path, monkeypatch, share):
-    seen, original = [], Remembered.__call__
+    seen, original = [], CachedTextEncoder.__call__
 
     def noted(encoder, captions):
         seen.extend(captions)
         return original(encoder, captions)
 
-    monkeypatch.setattr(Remembered, "__call__", noted)
+    monkeypatch.setattr(CachedTextEncoder, "__call__", noted)
     monkeypatch.setattr(LMTask, "validate", lambda task, accelerator: {"loss": 1.0})
     train(lm_run(stores, tmp_path / "run", text_dropout=share))
     assert set(seen) == ({""} if share else set(CAPTIONS.values())) and len(seen) == 8

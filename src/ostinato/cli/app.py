@@ -43,11 +43,11 @@ def progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def teller(bars: Progress) -> Callable[[str, int, int], None]:
+def show_progress(bars: Progress) -> Callable[[str, int, int], None]:
     """A function that shows what is being done, one bar at a time."""
     current: dict[str, Any] = {}
 
-    def told(what: str, done: int, count: int) -> None:
+    def on_progress(what: str, done: int, count: int) -> None:
         if what not in current:
             for task in current.values():
                 bars.remove_task(task)
@@ -55,7 +55,7 @@ def teller(bars: Progress) -> Callable[[str, int, int], None]:
             current[what] = bars.add_task(what, total=count)
         bars.update(current[what], completed=done, total=count)
 
-    return told
+    return on_progress
 
 
 def pick_device(name: str) -> str:

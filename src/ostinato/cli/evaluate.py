@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ostinato.cli.app import Device, app, console, numbers, pick_device, progress, split_names, teller
+from ostinato.cli.app import Device, app, console, numbers, pick_device, progress, show_progress, split_names
 
 
 @app.command()
@@ -63,7 +63,7 @@ def evaluate(
     )
     drawn = load_prompts(prompts, count, seed, vocals) if prompts else None
     with progress() as bars:
-        results = run_evaluation(targets or [], drawn, reference, output, settings, teller(bars))
+        results = run_evaluation(targets or [], drawn, reference, output, settings, show_progress(bars))
     files = write_tables(results, output)
     print(tables(results))
     console.print(f"in {output}: results.json, {', '.join(file.name for file in files)}", markup=False)

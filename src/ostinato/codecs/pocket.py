@@ -145,7 +145,7 @@ class ResidualVQ(nn.Module):
 
 
 class PocketCodec(nn.Module):
-    """The codec protocol of `ostinato.codecs.codec` in about 13 million parameters."""
+    """The codec protocol of `ostinato.codecs.base` in about 13 million parameters."""
 
     window: Tensor
 

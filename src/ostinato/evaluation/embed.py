@@ -33,7 +33,7 @@ class ClipSet:
     about: dict = field(default_factory=dict)
 
 
-class Heard(Sequence[np.ndarray]):
+class Embeddings(Sequence[np.ndarray]):
     """What a listener heard in each of several clips, read from disk each time: "embedding" [windows, d] or "tags"
     (logits) [windows, classes]."""
 
@@ -72,7 +72,7 @@ def find_clips(folder: str | Path, name: str | None = None) -> ClipSet:
     return found
 
 
-class Ear:
+class Embedder:
     """A listener with its cache. weights: what tells its weights apart from others of the same name (a path); tags and
     embedding: what is to be heard, each a pass of the network."""
 
@@ -82,7 +82,7 @@ class Ear:
         self.identity = [listener.name, weights, *_stamp(Path(weights)), embedding, tags]
         self.device = next(listener.parameters()).device if isinstance(listener, torch.nn.Module) else "cpu"
 
-    def hear(
+    def embed(
         self,
         clips: ClipSet,
         seconds: float,

@@ -15,9 +15,9 @@ from ostinato import __version__
 from ostinato.codecs.base import Codec, sound_id
 from ostinato.codecs.load import load_codec
 from ostinato.evaluation.degenerate import count_faults
-from ostinato.evaluation.embed import SHORTEST, ClipSet, Ear, find_clips, rate_notes
+from ostinato.evaluation.embed import SHORTEST, ClipSet, Embedder, find_clips, rate_notes
 from ostinato.evaluation.generate import (
-    Told,
+    OnProgress,
     is_model,
     load_fine_of,
     render_cut,
@@ -29,7 +29,7 @@ from ostinato.evaluation.metrics import REPLICATES, Score
 from ostinato.evaluation.networks.base import LISTENERS, load_listener
 from ostinato.evaluation.prompts import Prompt, PromptSet
 from ostinato.evaluation.registry import METRICS, Ground, Session, scores
-from ostinato.evaluation.train_overlap import Training, nearest_embeddings
+from ostinato.evaluation.train_overlap import TrainingStore, nearest_embeddings
 from ostinato.generation.fine_stage import identity
 from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError, nearest
@@ -94,13 +94,13 @@ def evaluate(
     reference: Path | None,
     output: Path,
     settings: Settings = Settings(),
-    told: Told = lambda what, done, count: None,
+    on_progress: OnProgress = lambda what, done, count: None,
 ) -> dict:
     """Evaluate targets (folders of clips or models; "name=target" names the row) and write OUTPUT/results.json.
 
     prompts: the sentences, needed by models and by the CLAP score; clips are theirs by stem. reference: a folder of
-    real audio, whose clips are pairs of those of the same stem. told: called with what is being done and how far.
-    Everything made or heard is kept in `output`, so that the same command again does only what is new.
+    real audio, whose clips are pairs of those of the same stem. on_progress: called with what is being done
+    and how far. Everything made or heard is kept in `output`, so that the same command again does only what is new.
 
     Returns what results.json holds. Raises UserError where nothing can be evaluated; a clip that cannot be is told in
     the row's `lost`, and the rest goes on.
@@ -116,25 +116,25 @@ def evaluate(
     # Whatever can fail is tried before hours of generation: weights that cannot be had, a store that does not fit.
     for spec in settings.listeners:
         load_listener(spec)
-    training = Training(settings.store, settings.seconds, settings.device) if settings.store else None
-    rows = [*real_rows(real, named, prompts, output, settings, told)]
-    rows += [Row(clips_of(name, target, prompts, output, settings, told)) for name, target in named]
+    training = TrainingStore(settings.store, settings.seconds, settings.device) if settings.store else None
+    rows = [*real_rows(real, named, prompts, output, settings, on_progress)]
+    rows += [Row(clips_of(name, target, prompts, output, settings, on_progress)) for name, target in named]
     if not rows:
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference")
     for row in rows:
         row.clips.notes += rate_notes(row.clips, real)
     # Clips of the store are heard along with the rows, and are none.
-    shadows = [Row(clips) for clips in training.clips(output / "store", told)] if training else []
+    shadows = [Row(clips) for clips in training.clips(output / "store", on_progress)] if training else []
     heard = rows + shadows
-    sessions = [listen(spec, heard, real, prompts, output, settings, told) for spec in settings.listeners]
+    sessions = [listen(spec, heard, real, prompts, output, settings, on_progress) for spec in settings.listeners]
     for i, row in enumerate(rows):
-        told("computing", i, len(rows))
+        on_progress("computing", i, len(rows))
         score_row(row, sessions, prompts, settings, real is not None)
         kept = [file for stem, file in row.clips.files.items() if stem not in row.clips.lost]
         counted = count_faults(kept, seconds=settings.seconds)
         row.extras["faults"] = {"clips": counted.clips, **counted.counts}
     if training:
-        remember(rows, training, shadows, sessions, told)
+        add_overlap(rows, training, shadows, sessions, on_progress)
     results = {
         "format": FORMAT,
         "version": __version__,
@@ -158,13 +158,15 @@ def name_target(target: str) -> tuple[str, str]:
 
 
 def clips_of(
-    name: str, target: str, prompts: PromptSet | None, output: Path, settings: Settings, told: Told
+    name: str, target: str, prompts: PromptSet | None, output: Path, settings: Settings, on_progress: OnProgress
 ) -> ClipSet:
     """The clips of a target, made where it is a model."""
     if prompts is None or not is_model(target):
         return chosen(find_clips(target, name), prompts)
     s = settings
-    return render_model(name, target, prompts, output / "clips" / name, s.seconds, s.seed, s.batch, s.device, told)
+    return render_model(
+        name, target, prompts, output / "clips" / name, s.seconds, s.seed, s.batch, s.device, on_progress
+    )
 
 
 def chosen(clips: ClipSet, prompts: PromptSet | None) -> ClipSet:
@@ -193,7 +195,7 @@ def real_rows(
     prompts: PromptSet | None,
     output: Path,
     settings: Settings,
-    told: Told,
+    on_progress: OnProgress,
 ) -> Iterator[Row]:
     """The ground truth: the recordings of the prompts (of no prompts, all), these through the codec, and the oracles of
     the targets (name and target of each) that are two-stage models."""
@@ -218,16 +220,16 @@ def real_rows(
         label = Path(settings.codec).name
         for n in settings.codebooks:
             cut.add((sound_id(codec), n))
-            yield cut_row(label, files, codec, n, output / "clips" / f"real-{label}-{n}", settings, told)
+            yield cut_row(label, files, codec, n, output / "clips" / f"real-{label}-{n}", settings, on_progress)
     if prompts is not None and files:
-        yield from oracle_rows(files, named, cut, prompts, output, settings, told)
+        yield from oracle_rows(files, named, cut, prompts, output, settings, on_progress)
 
 
 def cut_row(
-    label: str, files: dict[str, Path], codec: Codec, n: int, folder: Path, settings: Settings, told: Told
+    label: str, files: dict[str, Path], codec: Codec, n: int, folder: Path, settings: Settings, on_progress: OnProgress
 ) -> Row:
     name = f"real, {label}, {n} of {codec.num_codebooks} codebooks"
-    return Row(render_cut(name, files, codec, n, folder, settings.seconds, told))
+    return Row(render_cut(name, files, codec, n, folder, settings.seconds, on_progress))
 
 
 def oracle_rows(
@@ -237,14 +239,14 @@ def oracle_rows(
     prompts: PromptSet,
     output: Path,
     settings: Settings,
-    told: Told,
+    on_progress: OnProgress,
 ) -> Iterator[Row]:
     """What tells the stages of a two-stage model apart: the recordings (by their prompts' names) through the first
     codebook of its codec, through that and its fine stage, and through all codebooks. Models that share a codec or a
     fine stage share the rows. cut: as in `real_rows`."""
     refined: dict[str, Row] = {}
     for name, target in named:
-        told(f"loading {name}", 0, 1)
+        on_progress(f"loading {name}", 0, 1)
         stage = load_fine_of(target, settings.device)
         if stage is None:
             continue
@@ -253,13 +255,13 @@ def oracle_rows(
             if (codec_id, n) not in cut:
                 cut.add((codec_id, n))
                 folder = output / "clips" / f"real-{codec_id}-{n}"
-                yield cut_row(f"codec of {name}", files, stage.codec, n, folder, settings, told)
+                yield cut_row(f"codec of {name}", files, stage.codec, n, folder, settings, on_progress)
         if fine_id in refined:
             refined[fine_id].clips.notes.append(f"{name} has the same fine stage")
             continue
         title, folder = f"real, 1 of {K} codebooks and the fine stage of {name}", output / "clips" / f"real-{fine_id}"
         s = settings
-        refined[fine_id] = Row(render_refined(title, files, stage, prompts, folder, s.seconds, s.seed, told))
+        refined[fine_id] = Row(render_refined(title, files, stage, prompts, folder, s.seconds, s.seed, on_progress))
         yield refined[fine_id]
 
 
@@ -275,30 +277,30 @@ def listen(
     prompts: PromptSet | None,
     output: Path,
     settings: Settings,
-    told: Told,
+    on_progress: OnProgress,
 ) -> Session:
     """Let one network hear every clip; it is in memory no longer than that."""
     name, _, weights = spec.partition(":")
-    told(f"loading {name}", 0, 1)
+    on_progress(f"loading {name}", 0, 1)
     listener = load_listener(spec, settings.device)
     session = Session(name, weights or "published", listener.proxy, listener.window)
     needs = {METRICS[metric].needs for metric in session.metrics(settings.metrics, prompts)}
     remembers = settings.store is not None and name in METRICS["vendi"].listeners
-    ear = Ear(listener, weights, output / "heard", needs != {"pairs"} or remembers, "pairs" in needs)
+    embedder = Embedder(listener, weights, output / "heard", needs != {"pairs"} or remembers, "pairs" in needs)
     count, done = sum(len(row.clips.files) for row in rows) + (len(real.files) if real else 0), 0
 
     def step() -> None:
         nonlocal done
         done += 1
-        told(f"{name} listens", done, count)
+        on_progress(f"{name} listens", done, count)
 
     # Recordings may be shorter than what models are asked for: nobody has 5 minutes of every prompt.
     least = SHORTEST * min(settings.seconds, DRIFT_SECONDS)
     if real:
-        heard = ear.hear(real, settings.seconds, least=least, on_clip=step)
+        heard = embedder.embed(real, settings.seconds, least=least, on_clip=step)
         if not heard:
             raise UserError(f"no clip of the reference can be heard: {next(iter(real.lost.values()))}")
-        session.ground = Ground(heard.values()) if ear.embedding else None
+        session.ground = Ground(heard.values()) if embedder.embedding else None
         partners = {p.name: paired(p, real) for p in prompts.prompts} if prompts else {stem: stem for stem in heard}
         session.pairs = {stem: heard[partner] for stem, partner in partners.items() if partner in heard}
     if prompts and hasattr(listener, "embed_text"):
@@ -306,13 +308,13 @@ def listen(
         session.texts = {p.name: x for p, x in zip(prompts.prompts, embedded, strict=True)}
     for row in rows:
         short = least if row.clips.kind in ("real", "codec", "oracle") else None
-        row.heard[name] = ear.hear(row.clips, settings.seconds, least=short, on_clip=step)
+        row.heard[name] = embedder.embed(row.clips, settings.seconds, least=short, on_clip=step)
         if settings.drift:
             starts = [i * DRIFT_SECONDS for i in range(int(settings.seconds // DRIFT_SECONDS))]
             # Sets of their own: a clip that ends early is no loss of the row's.
             parts = [ClipSet(row.clips.name, row.clips.files) for _ in starts]
             row.windows[name] = [
-                ear.hear(part, DRIFT_SECONDS, start) for part, start in zip(parts, starts, strict=True)
+                embedder.embed(part, DRIFT_SECONDS, start) for part, start in zip(parts, starts, strict=True)
             ]
     return session
 
@@ -340,10 +342,12 @@ def score_row(
         row.extras["drift"] = [window for window in drift if window["scores"]]
 
 
-def remember(rows: list[Row], training: Training, shadows: list[Row], sessions: list[Session], told: Told) -> None:
+def add_overlap(
+    rows: list[Row], training: TrainingStore, shadows: list[Row], sessions: list[Session], on_progress: OnProgress
+) -> None:
     """Fill in what each row shares with the training store, in codes and in embeddings."""
     trained, held_out = shadows
-    for row, found in zip(rows, training.overlap([row.clips for row in rows], told), strict=True):
+    for row, found in zip(rows, training.overlap([row.clips for row in rows], on_progress), strict=True):
         for session in sessions:
             made = row.heard_by_all(session.name)
             if made and session.name in METRICS["vendi"].listeners:

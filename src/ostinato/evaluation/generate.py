@@ -28,7 +28,7 @@ from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import read_config, write_atomic
 
-Told = Callable[[str, int, int], object]  # what is being done, how many of how many
+OnProgress = Callable[[str, int, int], object]  # what is being done, how many of how many
 MUSICGEN_TYPES = ("musicgen",)
 
 
@@ -65,7 +65,7 @@ def render_model(
     seed: int,
     batch: int,
     device: str,
-    told: Told,
+    on_progress: OnProgress,
 ) -> ClipSet:
     """Make the clips of `prompts` that `out` lacks: OUT/NAME.wav, and OUT/codes/NAME.npy where the model has codes.
 
@@ -84,7 +84,7 @@ def render_model(
     watch_memory()
     (out / "codes").mkdir(exist_ok=True)
     for group in groups:
-        told(f"generating: {name}", done, len(prompts))
+        on_progress(f"generating: {name}", done, len(prompts))
         wanted = [prompts.prompts[i] for i in group]
         began = time.monotonic()
         rendered: Any = model.generate([p.text for p in wanted], seconds, seed + group[0])
@@ -204,7 +204,7 @@ def generation_flops(model: Ostinato, prompt: str, seconds: float) -> float:
 
 
 def render_cut(
-    name: str, real: dict[str, Path], codec: Codec, codebooks: int, out: Path, seconds: float, told: Told
+    name: str, real: dict[str, Path], codec: Codec, codebooks: int, out: Path, seconds: float, on_progress: OnProgress
 ) -> ClipSet:
     """Real clips, by stem, through the first `codebooks` codebooks of a codec. Raises UserError for more codebooks than
     the codec has."""
@@ -213,7 +213,7 @@ def render_cut(
     about = {"codec": codec.name, "codebooks": codebooks}
     begin_folder(out, {"codec": sound_id(codec), "codebooks": codebooks, "seconds": seconds})
     clips = ClipSet(name, {}, "codec", about=about)
-    return through_codec(clips, real, codec, out, seconds, told, lambda stem, codes: codes[:, :codebooks])
+    return through_codec(clips, real, codec, out, seconds, on_progress, lambda stem, codes: codes[:, :codebooks])
 
 
 def render_refined(
@@ -224,7 +224,7 @@ def render_refined(
     out: Path,
     seconds: float,
     seed: int,
-    told: Told,
+    on_progress: OnProgress,
 ) -> ClipSet:
     """The first codebook of real clips, by their prompts' names, and a fine stage's others: what its model would play
     if its first stage never erred. Sentence and seed are those of the model's own clip. `out` is this stage's alone."""
@@ -239,7 +239,7 @@ def render_refined(
         return torch.cat([inputs for _, inputs in stage.refine(codes[:, :1].unbind(-1), text, empty, [own_seed])], -1)
 
     clips = ClipSet(name, {}, "oracle", about=about)
-    return through_codec(clips, real, stage.codec, out, seconds, told, refine)
+    return through_codec(clips, real, stage.codec, out, seconds, on_progress, refine)
 
 
 def through_codec(
@@ -248,14 +248,14 @@ def through_codec(
     codec: Codec,
     out: Path,
     seconds: float,
-    told: Told,
+    on_progress: OnProgress,
     change: Callable[[str, Tensor], Tensor],
 ) -> ClipSet:
     """Fill `clips` with real ones decoded from their codes, made where `out` lacks them; those that cannot be read are
     lost. change: takes a clip's stem and codes [1, K, T], and gives the codes or latents to decode."""
     device = next(codec.parameters()).device  # type: ignore[attr-defined]
     for i, (stem, path) in enumerate(real.items()):
-        told(f"through the codec: {clips.name}", i, len(real))
+        on_progress(f"through the codec: {clips.name}", i, len(real))
         target = out / f"{stem}.wav"
         try:
             if not target.is_file():

@@ -20,7 +20,7 @@ KAD_SCALE = 100.0  # as the authors' toolkit prints it
 _CHUNK = 2048  # windows handled at once
 _PASS = 16  # replicates whose covariances are held at once
 
-Clips = Sequence[np.ndarray]
+ClipEmbeddings = Sequence[np.ndarray]
 
 
 @dataclass
@@ -95,7 +95,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def frechet(clips: Clips, reference: Moments, replicates: int = REPLICATES, seed: int = 0) -> Score:
+def frechet(clips: ClipEmbeddings, reference: Moments, replicates: int = REPLICATES, seed: int = 0) -> Score:
     """Frechet distance of all windows of `clips` to the reference's (FD on OpenL3, FAD on VGGish or CLAP).
 
     Fewer windows than dimensions make a covariance that is not of full rank: the distance is still exact for the
@@ -121,7 +121,9 @@ def frechet(clips: Clips, reference: Moments, replicates: int = REPLICATES, seed
     return found if found.low is None else replace(found, low=max(0.0, found.low))
 
 
-def _redrawn_moments(clips: Clips, centre: np.ndarray, weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _redrawn_moments(
+    clips: ClipEmbeddings, centre: np.ndarray, weights: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Mean and covariance of each replicate; weights [replicates, clips]; `centre` [d], near the mean, keeps digits."""
     for rows in np.array_split(weights, max(1, -(-len(weights) // _PASS))):
         first = np.zeros((len(rows), len(centre)))
@@ -139,7 +141,7 @@ def _redrawn_moments(clips: Clips, centre: np.ndarray, weights: np.ndarray) -> I
                 yield centre + s / n, (ss - np.outer(s, s) / n) / (n - 1)
 
 
-def _blocks(clips: Clips) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(clips: ClipEmbeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Windows of consecutive clips, about `_CHUNK` at a time: number of the clip each is of, and float64 [n, d]."""
     held: list[np.ndarray] = []
     owner: list[np.ndarray] = []
@@ -151,7 +153,7 @@ def _blocks(clips: Clips) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             held, owner = [], []
 
 
-def kad(clips: Clips, reference: Clips, replicates: int = REPLICATES, seed: int = 0) -> Score:
+def kad(clips: ClipEmbeddings, reference: ClipEmbeddings, replicates: int = REPLICATES, seed: int = 0) -> Score:
     """Kernel audio distance (arXiv 2502.15602): unbiased squared MMD, times 100, with a Gaussian kernel whose bandwidth
     is the median distance between windows of the reference; free of any shape of the distributions, and around 0
     where they are one (it may fall below).
@@ -184,7 +186,7 @@ def kad(clips: Clips, reference: Clips, replicates: int = REPLICATES, seed: int 
     return _score(value, [distance(w) for w in resample(len(clips), replicates, seed)], len(clips))
 
 
-def median_distance(clips: Clips, seed: int = 0, windows: int = 2000) -> float:
+def median_distance(clips: ClipEmbeddings, seed: int = 0, windows: int = 2000) -> float:
     """Median Euclidean distance between two windows, over at most `windows` of them, drawn by seed."""
     rng = np.random.default_rng(seed)
     kept: list[np.ndarray] = []
@@ -203,13 +205,13 @@ def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T, 0)
 
 
-def _kernel_rows(left: Clips, right: Clips, sigma: float) -> Iterator[np.ndarray]:
+def _kernel_rows(left: ClipEmbeddings, right: ClipEmbeddings, sigma: float) -> Iterator[np.ndarray]:
     for _, x in _blocks(left):
         for _, y in _blocks(right):
             yield np.exp(-_squared(x, y) / (2 * sigma**2))
 
 
-def _kernel_sums(left: Clips, right: Clips, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+def _kernel_sums(left: ClipEmbeddings, right: ClipEmbeddings, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     """Sums of the kernel over the windows of each pair of clips [len(left), len(right)], and windows of each right."""
     sums = np.zeros((len(left), len(right)))
     sizes = np.zeros(len(right))
@@ -271,7 +273,7 @@ def average(values: Sequence[float], replicates: int = REPLICATES, seed: int = 0
     return _score(float(x.mean()), list(drawn), len(x), moved=False)
 
 
-def vendi(clips: Clips, centre: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Score:
+def vendi(clips: ClipEmbeddings, centre: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Score:
     """Vendi score (arXiv 2210.02410, definition 1) of clip embeddings under the cosine: how many clips unlike each
     other the set amounts to; 1 for one clip over and over, n for n orthogonal ones.
 
@@ -291,7 +293,7 @@ def vendi(clips: Clips, centre: np.ndarray, replicates: int = REPLICATES, seed: 
     return _score(effective(np.ones(len(x))), drawn, len(x))
 
 
-def mean_cosine(clips: Clips, centre: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Score:
+def mean_cosine(clips: ClipEmbeddings, centre: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Score:
     """Mean cosine between two different clips, around the reference's mean (see `vendi`): 1 for one clip over and
     over, near 0 for music as varied as the reference. Raises ValueError for under two clips."""
     x = unit_clips(clips, centre)
@@ -305,7 +307,7 @@ def mean_cosine(clips: Clips, centre: np.ndarray, replicates: int = REPLICATES, 
     return _score(between(np.ones(len(x))), [between(w) for w in resample(len(x), replicates, seed)], len(x))
 
 
-def unit_clips(clips: Clips, centre: np.ndarray) -> np.ndarray:
+def unit_clips(clips: ClipEmbeddings, centre: np.ndarray) -> np.ndarray:
     """Mean embedding of each clip, less `centre` [d], of length 1: [clips, d]."""
     x = np.stack([np.asarray(clip, np.float64).mean(0) for clip in clips]) - centre
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -86,7 +86,7 @@ def load_prompts(spec: str, count: int | None = None, seed: int = 0, vocals: boo
     }
     if not kept:
         raise UserError(f"every caption of {path} names a voice: pass --vocals to keep them")
-    return draw(PromptSet(name, tuple(kept), about), count, seed)
+    return sample(PromptSet(name, tuple(kept), about), count, seed)
 
 
 ATTM = (
@@ -96,7 +96,7 @@ ATTM = (
 )
 
 
-def draw(prompts: PromptSet, count: int | None, seed: int) -> PromptSet:
+def sample(prompts: PromptSet, count: int | None, seed: int) -> PromptSet:
     """The first `count` prompts of the order that `seed` puts their names in; None: all, in that order."""
     if count is not None and not 1 <= count <= len(prompts):
         raise UserError(f"{count} prompts were asked, and {prompts.name} has {len(prompts)}: ask for 1 to that many")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ostinato.evaluation import metrics
-from ostinato.evaluation.embed import Heard
+from ostinato.evaluation.embed import Embeddings
 from ostinato.evaluation.metrics import Score
 from ostinato.evaluation.prompts import PromptSet
 
@@ -43,7 +43,7 @@ class Ground:
     """What a listener heard in the reference: its clips, their moments, and the mean of the clips' means."""
 
     def __init__(self, heard: Iterable[Path]):
-        self.clips = Heard(list(heard))
+        self.clips = Embeddings(list(heard))
         self.moments = metrics.moments(self.clips)
         self.centre = np.mean([clip.mean(0, dtype=np.float64) for clip in self.clips], axis=0)
 
@@ -78,10 +78,10 @@ def scores(
 
 def _score(name: str, session: Session, heard: dict[str, Path], draw: dict[str, int]) -> Score | None:
     """None where there is nothing to compute it from."""
-    ground, clips = session.ground, Heard(list(heard.values()))
+    ground, clips = session.ground, Embeddings(list(heard.values()))
 
     def tags(file: Path) -> np.ndarray:
-        return metrics.tag_probabilities(Heard([file], "tags")[0])
+        return metrics.tag_probabilities(Embeddings([file], "tags")[0])
 
     def over_pairs(number: Callable[[np.ndarray, np.ndarray], float]) -> Score | None:
         both = [stem for stem in heard if stem in session.pairs]
@@ -94,7 +94,7 @@ def _score(name: str, session: Session, heard: dict[str, Path], draw: dict[str, 
         return over_pairs(metrics.tag_agreement)
     if name == "clap":
         said = [stem for stem in heard if stem in session.texts]
-        values = [metrics.clap_score(Heard([heard[stem]])[0], session.texts[stem]) for stem in said]
+        values = [metrics.clap_score(Embeddings([heard[stem]])[0], session.texts[stem]) for stem in said]
         return metrics.average(values, **draw) if said else None
     if ground is None or not len(clips):
         return None

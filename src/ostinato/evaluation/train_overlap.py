@@ -10,15 +10,15 @@ from ostinato.codecs.base import Codec, fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.store import Store, open_store, spread
 from ostinato.evaluation import memorisation, metrics
-from ostinato.evaluation.embed import ClipSet, Heard
-from ostinato.evaluation.generate import Told, clip_codes
+from ostinato.evaluation.embed import ClipSet, Embeddings
+from ostinato.evaluation.generate import OnProgress, clip_codes
 from ostinato.utils.audio import write_audio
 from ostinato.utils.errors import UserError
 
 HEARD = 200  # clips of the store that are decoded and listened to, on either side
 
 
-class Training:
+class TrainingStore:
     """A store of codes beside an evaluation: what was trained on, and what was held out (validation and test)."""
 
     def __init__(self, path: Path, seconds: float, device: str):
@@ -39,20 +39,20 @@ class Training:
         self.seconds, self.frames = seconds, round(seconds * store.info["frame_rate"])
         self.size, self.frame_rate = store.info["codebook_size"], store.info["frame_rate"]
 
-    def clips(self, output: Path, told: Told) -> tuple[ClipSet, ClipSet]:
+    def clips(self, output: Path, on_progress: OnProgress) -> tuple[ClipSet, ClipSet]:
         """Some of the trained and of the held-out clips as audio, decoded into `output` where it lacks them."""
-        return tuple(self._decoded(s, output / n, n, told) for s, n in self._sides())  # type: ignore[return-value]
+        return tuple(self._decoded(s, output / n, n, on_progress) for s, n in self._sides())  # type: ignore[return-value]
 
     def _sides(self) -> list[tuple[Store, str]]:
         return [(self.trained, "trained"), (self.held_out, "held-out")]
 
-    def _decoded(self, store: Store, folder: Path, name: str, told: Told) -> ClipSet:
+    def _decoded(self, store: Store, folder: Path, name: str, on_progress: OnProgress) -> ClipSet:
         folder.mkdir(parents=True, exist_ok=True)
         found = ClipSet(name, {})
         chosen = spread(len(store), HEARD)
         device = next(self.codec.parameters()).device  # type: ignore[attr-defined]
         for n, i in enumerate(chosen):
-            told(f"decoding {name} clips", n, len(chosen))
+            on_progress(f"decoding {name} clips", n, len(chosen))
             path = folder / f"{i:07d}.wav"
             if not path.is_file():
                 codes = store.codes(i)[:, : self.frames]
@@ -62,19 +62,19 @@ class Training:
             found.files[path.stem] = path
         return found
 
-    def overlap(self, rows: Sequence[ClipSet], told: Told) -> list[dict]:
+    def overlap(self, rows: Sequence[ClipSet], on_progress: OnProgress) -> list[dict]:
         """For each row the longest runs of coarse codes and the nearest clips in codes, beside those of held-out music
         of the same length."""
-        told("reading the training codes", 0, 1)
+        on_progress("reading the training codes", 0, 1)
         trained = memorisation.store_symbols(self.trained, 1)
         held = [s[: self.frames] for s in memorisation.store_symbols(self.held_out, 1)]
         sets = []
         for row in rows:
-            told(f"codes of {row.name}", 0, 1)
+            on_progress(f"codes of {row.name}", 0, 1)
             codes = clip_codes(row, self.codec, self.seconds)
             sets.append({stem: memorisation.symbols(c, 1, self.size)[: self.frames] for stem, c in codes.items()})
         played = [symbols for found in sets for symbols in found.values()]
-        told("comparing codes", 0, 1)
+        on_progress("comparing codes", 0, 1)
         runs = memorisation.longest_runs(played + held, trained, least=round(self.frame_rate))
         near = memorisation.nearest_by_codes(played + held, trained)
         held_runs, held_near = runs[len(played) :], [share for _, share in near[len(played) :]]
@@ -113,7 +113,7 @@ class Training:
 def nearest_embeddings(made: dict[str, Path], trained: dict[str, Path], held_out: dict[str, Path]) -> dict[str, float]:
     """Mean and largest cosine of a row's clips to the nearest training clip, and those of held-out clips, all around
     the training clips' mean. Each is what one listener heard, by stem."""
-    clips = {name: Heard(list(heard.values())) for name, heard in (("t", trained), ("m", made), ("h", held_out))}
+    clips = {name: Embeddings(list(heard.values())) for name, heard in (("t", trained), ("m", made), ("h", held_out))}
     centre = np.mean([clip.mean(0, dtype=np.float64) for clip in clips["t"]], axis=0)
     units = {name: metrics.unit_clips(heard, centre) for name, heard in clips.items()}
     near, usual = (memorisation.nearest_by_embedding(units[name], units["t"])[1] for name in ("m", "h"))

@@ -54,10 +54,10 @@ class FineSampling:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
 
 
-def check_temperature(tells: str, temperature: float) -> None:
-    """Raise UserError for a temperature that a denoiser which tells `tells` has no odds for."""
-    if tells == "v" and temperature != 1:
-        raise UserError(f"a denoiser that tells v has no odds for a temperature of {temperature:g}: set it to 1")
+def check_temperature(prediction_type: str, temperature: float) -> None:
+    """Raise UserError for a temperature that a denoiser of prediction type `prediction_type` has no odds for."""
+    if prediction_type == "v" and temperature != 1:
+        raise UserError(f"a denoiser that predicts v has no odds for a temperature of {temperature:g}: set it to 1")
 
 
 def angle_of(time: Tensor, ndim: int) -> Tensor:

@@ -110,8 +110,8 @@ class FineStage:
 
     def velocity(self, temperature: float = 1.0) -> Denoiser:
         """The denoiser as one that tells v. Errors: `check_temperature`."""
-        check_temperature(self.sizes.tells, temperature)
-        if self.sizes.tells == "v":
+        check_temperature(self.sizes.prediction_type, temperature)
+        if self.sizes.prediction_type == "v":
             return self.denoiser
         table = code_table(self.codec, self.scale)
 
@@ -214,7 +214,7 @@ def fine_folder(folder: str | Path) -> tuple[FineConfig, Scale, FineSampling, di
             f"{folder}/config.json has the scale of {len(scale.mean)} numbers, not {sizes.coarse + sizes.fine}"
         )
     sampling = build(FineSampling, config.get("sampling", {}), f"{folder}: sampling")
-    check_temperature(sizes.tells, sampling.temperature)
+    check_temperature(sizes.prediction_type, sampling.temperature)
     return sizes, scale, sampling, config
 
 
@@ -243,7 +243,7 @@ def check_sizes(sizes: FineConfig, codec: Codec) -> None:
             f"the fine stage is for {wanted[0]} codebooks of {wanted[1]} numbers, {codec.name} has {found[0]} of "
             f"{found[1]}; set model.num_codebooks and model.latent_width"
         )
-    if sizes.tells == "codes" and sizes.codebook_size != codec.codebook_size:
+    if sizes.prediction_type == "codes" and sizes.codebook_size != codec.codebook_size:
         raise UserError(
             f"the fine stage is for codebooks of {sizes.codebook_size} codes, {codec.name} has {codec.codebook_size}; "
             "set model.codebook_size"

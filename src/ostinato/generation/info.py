@@ -56,7 +56,7 @@ def describe_stages(folder: Path, config: dict) -> dict[str, str]:
         count = count_parameters(make_denoiser(sizes))
     return {
         "type": "fine stage",
-        "denoiser": f"{sizes.denoiser}, width {sizes.width}, {sizes.blocks} blocks, tells {sizes.tells}",
+        "denoiser": f"{sizes.denoiser}, width {sizes.width}, {sizes.blocks} blocks, tells {sizes.prediction_type}",
         "parameters": f"{count / 1e6:.1f} M",
         "codebooks": f"2 to {sizes.num_codebooks}, from the first",
         "codec": f"{config['codec']} ({config.get('codec_id') or 'unknown id'})",

@@ -69,5 +69,3 @@ def place(folder: Path, config: dict, weights: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "model.safetensors", lambda temporary: shutil.copyfile(weights, temporary))
     write_config(folder, config)
-
-

@@ -7,7 +7,7 @@ each code is:
 for any T >= 1. mask is False at padding, which must stand after all real frames and changes none of them.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ostinato.models.mamba import Mamba2
 from ostinato.utils.errors import UserError, nearest
 
 KINDS = ("unet", "simba")
-TELLS = ("v", "codes")
+PREDICTION_TYPES = ("v", "codes")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class FineConfig:
     """Sizes; by default those of the paper's fine stage, for DAC: 8 numbers coarse and 64 fine, about 1.2 B weights."""
 
     denoiser: str = "unet"  # or simba
-    tells: str = "v"  # as the paper; or codes: logits of each code, which `diffusion.code_velocity` makes v of
+    # "v", as the paper; or "codes": logits of each code, which `diffusion.code_velocity` turns into v
+    prediction_type: str = field(default="v", metadata={"formerly": "tells"})
     num_codebooks: int = 9  # K; the first is coarse, K - 1 are fine
     latent_width: int = 8  # numbers of one codebook's entry
     codebook_size: int = 1024  # V, entries of a codebook; for "codes"
@@ -49,8 +50,9 @@ class FineConfig:
     def __post_init__(self) -> None:
         if self.denoiser not in KINDS:
             raise UserError(f"unknown denoiser {self.denoiser!r}; {nearest(self.denoiser, list(KINDS))}")
-        if self.tells not in TELLS:
-            raise UserError(f"a denoiser tells v or codes, not {self.tells!r}; {nearest(self.tells, list(TELLS))}")
+        if self.prediction_type not in PREDICTION_TYPES:
+            advice = nearest(self.prediction_type, list(PREDICTION_TYPES))
+            raise UserError(f"unknown prediction_type {self.prediction_type!r}; {advice}")
         for f in fields(self):
             if f.type is int and getattr(self, f.name) < 1:
                 raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
@@ -76,9 +78,9 @@ class FineConfig:
         return (self.num_codebooks - 1) * self.latent_width
 
     @property
-    def told(self) -> int:
-        """Numbers of a frame that a denoiser tells."""
-        return self.fine if self.tells == "v" else (self.num_codebooks - 1) * self.codebook_size
+    def outputs(self) -> int:
+        """Numbers of a frame that a denoiser predicts."""
+        return self.fine if self.prediction_type == "v" else (self.num_codebooks - 1) * self.codebook_size
 
 
 def make_denoiser(config: FineConfig) -> "UNet | BidirectionalSimba":
@@ -182,8 +184,8 @@ class UNet(nn.Module):
             self.down.append(nn.ModuleList(UNetBlock(width, width, c) for _ in range(c.blocks)))
             self.up.append(nn.ModuleList(UNetBlock(2 * width, width, c) for _ in range(c.blocks)))
         self.middle = nn.ModuleList(UNetBlock(widths[-1], widths[-1], c) for _ in range(2))
-        around = int(c.tells == "v")  # frames on either side; V logits of each are much for more than their own
-        self.norm, self.out = ChannelNorm(widths[0]), nn.Conv1d(widths[0], c.told, 1 + 2 * around, padding=around)
+        around = int(c.prediction_type == "v")  # frames on either side; V logits of each are many already
+        self.norm, self.out = ChannelNorm(widths[0]), nn.Conv1d(widths[0], c.outputs, 1 + 2 * around, padding=around)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
@@ -266,7 +268,7 @@ class BidirectionalSimba(nn.Module):
         self.time, self.modulate = Time(d), nn.Linear(d, 9 * d)
         self.into = nn.Linear(c.coarse + c.fine, d)
         self.layers = nn.ModuleList(SimbaBlock(c) for _ in range(c.blocks))
-        self.norm, self.out = nn.RMSNorm(d, eps=1e-5), nn.Linear(d, c.told)
+        self.norm, self.out = nn.RMSNorm(d, eps=1e-5), nn.Linear(d, c.outputs)
         for linear in (self.modulate, self.out):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)

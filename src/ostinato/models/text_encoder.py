@@ -109,7 +109,7 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-class Remembered:
+class CachedTextEncoder:
     """A frozen encoder that reads each text once, for training: texts -> `TextEncoder.__call__`'s, from memory.
 
     multiple: padding goes on to a multiple of so many tokens.

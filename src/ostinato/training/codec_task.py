@@ -23,7 +23,7 @@ from ostinato.codecs.pocket import PocketCodec
 from ostinato.data.prepare import Store, open_store
 from ostinato.data.store import spread
 from ostinato.training.config import CodecRun
-from ostinato.training.init_from import start_folder
+from ostinato.training.init_from import init_folder
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill, write_model_folder
 
@@ -178,7 +178,7 @@ class CodecTask:
         if self.run.decoder_only and not self.run.init:
             raise UserError("decoder_only keeps the codes of a codec: say of which with --init")
         if self.run.init:
-            folder = start_folder(self.run.init, "codec")
+            folder = init_folder(self.run.init, "codec")
             fill(self.codec, folder)
             if (folder / "discriminator.safetensors").is_file():
                 self.modules["discriminator"].load_state_dict(load_file(folder / "discriminator.safetensors"))

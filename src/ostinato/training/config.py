@@ -216,7 +216,7 @@ def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[
         check(0 <= run.text_dropout <= 1, f"text_dropout must be from 0 to 1, got {run.text_dropout}")
         check(run.sample_clips >= 1, f"sample_clips must be at least 1, got {run.sample_clips}")
         check(0.2 <= run.sample_seconds < math.inf, f"sample_seconds must be at least 0.2, got {run.sample_seconds}")
-        check_temperature(run.model.tells, run.sampling.temperature)
+        check_temperature(run.model.prediction_type, run.sampling.temperature)
     else:
         for key in ("checkpointing", "shard"):
             check(not getattr(run.train, key), f"train.{key} is not for codecs; leave it out")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ostinato.training.distributed import like
 
 
-class Average:
+class EMA:
     """Averages of a module's trainable weights: after step n, average = d average + (1 - d) weight, where d is `decay`,
     and less at first, min(decay, (1 + n) / (10 + n)), for the random beginning to be forgotten."""
 
@@ -31,7 +31,7 @@ class Average:
                 self.weights[name].lerp_(p.detach(), share)
 
     @contextmanager
-    def worn(self, module: nn.Module) -> Iterator[None]:
+    def ema_weights(self, module: nn.Module) -> Iterator[None]:
         """Within it, `module` has the averages for its weights."""
         self.swap(module)
         try:

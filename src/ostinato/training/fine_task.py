@@ -25,11 +25,11 @@ from ostinato.generation.fine_stage import (
 from ostinato.generation.folders import copy_codec
 from ostinato.models.denoisers import make_denoiser
 from ostinato.models.lm import count_parameters
-from ostinato.models.text_encoder import Remembered, load_text_encoder
+from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
 from ostinato.training.config import FineRun
 from ostinato.training.flops import step_flops
-from ostinato.training.init_from import start_folder
-from ostinato.training.lm_task import Clips, store_codec
+from ostinato.training.init_from import init_folder
+from ostinato.training.lm_task import CodeDataset, store_codec
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
@@ -63,15 +63,15 @@ class FineTask:
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
         K, frames = run.model.num_codebooks, max(2, round(run.clip_seconds * self.codec.frame_rate))
-        self.data = Clips(train, K, frames, run.text_dropout)
-        self.held_out = Clips(store.split("validation"), K, frames, fixed=True)
+        self.data = CodeDataset(train, K, frames, run.text_dropout)
+        self.held_out = CodeDataset(store.split("validation"), K, frames, fixed=True)
         some = (train.codes(i)[None].to(device) for i in spread(len(train), MEASURED))
         self.scale = measure_scale(self.codec.codes_to_latents(codes)[0].cpu() for codes in some)
         self.denoiser = make_denoiser(run.model).to(device)
         self.denoiser.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"denoiser": self.denoiser}
         self.collate = make_batch
-        self.encode_text = Remembered(self.text, device, 64 if run.train.compile else 1)
+        self.encode_text = CachedTextEncoder(self.text, device, 64 if run.train.compile else 1)
         self.mel = SpectralLoss(self.codec.sample_rate).to(device)
 
     def describe(self) -> str:
@@ -93,17 +93,17 @@ class FineTask:
         (coarse, fine), mask, (text, text_mask) = self.latents(codes), mask.to(self.device), self.encode_text(captions)
         noisy = noised(fine, noise, time)
         with accelerator.autocast():
-            told = denoiser(noisy, coarse, time, text, text_mask, mask)
-        if self.run.model.tells == "v":
-            return v_loss(told, fine, noise, time, mask)
+            predicted = denoiser(noisy, coarse, time, text, text_mask, mask)
+        if self.run.model.prediction_type == "v":
+            return v_loss(predicted, fine, noise, time, mask)
         table = code_table(self.codec, self.scale)
-        return code_loss(told, noisy, time, table, codes[:, 1:].to(self.device, torch.long), mask)
+        return code_loss(predicted, noisy, time, table, codes[:, 1:].to(self.device, torch.long), mask)
 
     def backward(self, accelerator: Any, batch: tuple, step: int, scale: float) -> dict[str, Tensor]:
         b, _, T = batch[0].shape
         # Times spread evenly over the batch: less variance than as many independent ones.
         time = (torch.rand((), device=self.device) + torch.arange(b, device=self.device) / b) % 1
-        if self.run.model.tells == "codes":
+        if self.run.model.prediction_type == "codes":
             time = time.sqrt()  # below about 0.25 the noisy latent alone tells the code: little to learn there
         noise = torch.randn(b, self.run.model.fine, T, device=self.device)
         loss = self.loss(accelerator, self.modules["denoiser"], batch, time[torch.randperm(b)], noise)
@@ -194,7 +194,7 @@ class FineTask:
     def start(self) -> None:
         """Begin with the weights of `run.init`, or with random ones where there is none."""
         if self.run.init:
-            folder = start_folder(self.run.init, "fine")
+            folder = init_folder(self.run.init, "fine")
             self.adopt(folder)
             fill(self.denoiser, folder)
 

@@ -91,8 +91,8 @@ def of_unet(c: FineConfig, frames: int, text: int) -> Counter[str]:
             above, longer = levels[i - 1]
             parts["between levels"] += 3 * 2 * (4 * t + 3 * longer) * above * d
     parts["time"] += (2 + 3) * 2 * c.width**2
-    around = 3 if c.tells == "v" else 1
-    parts["in and out"] = 2 * T * c.width * c.multiples[0] * (2 * 3 * (c.coarse + c.fine) + 3 * around * c.told)
+    around = 3 if c.prediction_type == "v" else 1
+    parts["in and out"] = 2 * T * c.width * c.multiples[0] * (2 * 3 * (c.coarse + c.fine) + 3 * around * c.outputs)
     return parts + odds(c, frames)
 
 
@@ -104,13 +104,13 @@ def of_simba(c: FineConfig, frames: int, text: int) -> Counter[str]:
         parts[name] = c.blocks * count
     parts["feed-forward"] = c.blocks * 3 * 2 * 2 * T * d * c.feed_forward
     parts["time"] = (2 + 3 + 3 * 9) * 2 * d * d
-    parts["in and out"] = 2 * T * d * (2 * (c.coarse + c.fine) + 3 * c.told)
+    parts["in and out"] = 2 * T * d * (2 * (c.coarse + c.fine) + 3 * c.outputs)
     return parts + odds(c, frames)
 
 
 def odds(c: FineConfig, T: int) -> Counter[str]:
     """Of `diffusion.code_odds`, over T frames; nothing in it that is multiplied needs a gradient."""
-    return Counter({"odds of the codes": 2 * T * c.told * c.latent_width} if c.tells == "codes" else {})
+    return Counter({"odds of the codes": 2 * T * c.outputs * c.latent_width} if c.prediction_type == "codes" else {})
 
 
 def heard(c: FineConfig, d: int, T: int, text: int) -> Counter[str]:

@@ -15,7 +15,7 @@ from ostinato.utils.files import read_config
 FREE = ("dropout", "chunk")  # keys of the model section that no weight depends on
 
 
-def start_folder(init: str, task: str) -> Path:
+def init_folder(init: str, task: str) -> Path:
     """The folder of `init`'s language model (task lm), fine stage (task fine) or codec (task codec). Raises UserError
     where there is none."""
     if task != "codec":
@@ -43,7 +43,7 @@ def like_model(values: dict, task: str) -> dict:
 
     Raises UserError, naming the keys, where the config says something else of them.
     """
-    folder = start_folder(str(values["init"]), task)
+    folder = init_folder(str(values["init"]), task)
     if task == "codec":
         return values | {"model": same(values, read_config(folder)["codec"], "model", folder)}
     sizes, config = (fine_folder(folder)[0], read_config(folder)) if task == "fine" else lm_config(folder)

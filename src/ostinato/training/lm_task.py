@@ -21,10 +21,10 @@ from ostinato.generation.pipeline import Ostinato
 from ostinato.models.lm import MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
 from ostinato.models.patterns import Pattern
-from ostinato.models.text_encoder import Remembered, load_text_encoder
+from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
 from ostinato.training.config import FineRun, LMRun
 from ostinato.training.flops import step_flops
-from ostinato.training.init_from import start_folder
+from ostinato.training.init_from import init_folder
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
@@ -32,7 +32,7 @@ ADAPTED = "adapted.safetensors"  # of a checkpoint: the weights with the adapter
 IGNORED = -100  # cross_entropy's mark of a target that does not count
 
 
-class Clips(Dataset):
+class CodeDataset(Dataset):
     """A stretch of at most `frames` frames of each clip, and one of its captions: (codes [K, T], caption).
 
     With `fixed`, always the clip's beginning and its first caption: for validation.
@@ -114,14 +114,14 @@ class LMTask:
         train = store.split("train")
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
-        self.data = Clips(train, K, frames, run.text_dropout)
-        self.held_out = Clips(store.split("validation"), K, frames, fixed=True)
+        self.data = CodeDataset(train, K, frames, run.text_dropout)
+        self.held_out = CodeDataset(store.split("validation"), K, frames, fixed=True)
         self.lm = MusicLM(run.model).to(device)
         self.lm.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
         self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special)
         # Compiled, few lengths, for each is compiled anew.
-        self.encode_text = Remembered(self.text, device, 64 if run.train.compile else 1)
+        self.encode_text = CachedTextEncoder(self.text, device, 64 if run.train.compile else 1)
 
     def describe(self) -> str:
         c = self.run.model
@@ -217,7 +217,7 @@ class LMTask:
     def start(self) -> None:
         """Begin with the weights of `run.init`, or with random ones where there is none."""
         if self.run.init:
-            folder = start_folder(self.run.init, "lm")
+            folder = init_folder(self.run.init, "lm")
             self.check_codec(folder)
             fill(self.lm, folder)
         if self.run.lora:

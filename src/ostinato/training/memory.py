@@ -113,10 +113,10 @@ def fine_loss(
     def loss() -> Tensor:
         noise = torch.zeros_like(fine)
         with torch.autocast("cpu", torch.bfloat16, bf16):
-            told = denoiser(noised(fine, noise, time), coarse, time, embedded, text_mask, mask)
-        if config.tells == "v":
-            return v_loss(told, fine, noise, time, mask)
-        return code_loss(told, fine, time, table, codes, mask)
+            predicted = denoiser(noised(fine, noise, time), coarse, time, embedded, text_mask, mask)
+        if config.prediction_type == "v":
+            return v_loss(predicted, fine, noise, time, mask)
+        return code_loss(predicted, fine, time, table, codes, mask)
 
     return denoiser, loss
 

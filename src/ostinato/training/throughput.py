@@ -5,7 +5,7 @@ import torch
 from ostinato.training.plan import peak_flops
 
 
-class Pace:
+class Throughput:
     """Of the steps since the last line of the log, validation and checkpoints left out."""
 
     def __init__(self, device: torch.device):
@@ -31,7 +31,7 @@ class Pace:
         return out
 
 
-def shown(metrics: dict[str, float], left: float) -> str:
+def progress_line(metrics: dict[str, float], left: float) -> str:
     """The progress line: metrics, and the seconds left."""
     parts = [f"loss {metrics['loss']:.4f}", f"{metrics['steps_per_second']:.2f} steps/s"]
     if "tokens_per_second" in metrics:

@@ -32,9 +32,9 @@ from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
 from ostinato.training.distributed import launched, make_accelerator, shard, whole, without_sync
-from ostinato.training.ema import Average
+from ostinato.training.ema import EMA
 from ostinato.training.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
-from ostinato.training.throughput import Pace, shown
+from ostinato.training.throughput import Throughput, progress_line
 from ostinato.utils.audio import write_audio
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
@@ -80,7 +80,7 @@ class Loop:
         self.asked = self.agreed = False  # to stop: this process, by a signal; all of them
         self.between_steps = True  # weights and optimizers belong to self.step
         self.scored: tuple[int, float, bool] = (0, math.inf, False)  # step, lowest score, of the averaged weights?
-        self.pace = Pace(accelerator.device)
+        self.throughput = Throughput(accelerator.device)
         found = self.find()
         self.step = int(found[1]["step"]) if found else 0
         states = self.restore(*found) if found else None
@@ -98,13 +98,13 @@ class Loop:
                         part.compile(dynamic=False)
                 task.modules[name] = accelerator.prepare(module)
         self.optimizers = {name: optimizers_for(module, self.hyper) for name, module in task.modules.items()}
-        self.average = Average(self.main(), self.hyper.ema) if self.hyper.ema else None
+        self.ema = EMA(self.main(), self.hyper.ema) if self.hyper.ema else None
         if states:
             for name, several in self.optimizers.items():
                 for optimizer, state in zip(several, states[name], strict=True):
                     load_state(optimizer, state)
-            if self.average and "average" in states:
-                self.average.load(states["average"])
+            if self.ema and "average" in states:
+                self.ema.load(states["average"])
 
     def main(self) -> nn.Module:
         """The module that is the model."""
@@ -184,10 +184,10 @@ class Loop:
                 while self.step < hyper.steps and not self.stopping():
                     metrics = self.optimise(batches)
                     left = (hyper.steps - self.step) * (time.monotonic() - began) / (self.step - first)
-                    progress.update(bar, completed=self.step, description=shown(metrics, left))
+                    progress.update(bar, completed=self.step, description=progress_line(metrics, left))
                     if self.step % hyper.log_every == 0 or self.step == hyper.steps:
                         self.log(metrics, "train")
-                        self.pace.restart()
+                        self.throughput.restart()
                     last = self.step == hyper.steps
                     if self.step % hyper.validate_every == 0 or last:
                         self.validate()
@@ -227,7 +227,7 @@ class Loop:
             final = micro == hyper.accumulation - 1
             with nullcontext() if final else without_sync(accelerator, modules[self.task.main]):
                 metrics = self.task.backward(accelerator, batch, self.step, 1 / hyper.accumulation)
-            flops += self.task.flops(batch) if self.pace.peak else 0
+            flops += self.task.flops(batch) if self.throughput.peak else 0
             for name, value in metrics.items():
                 total[name] = total.get(name, 0.0) + value / hyper.accumulation
         found = self.agree(total)
@@ -248,12 +248,12 @@ class Loop:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self.average:
-            self.average.update(self.main(), self.step)
+        if self.ema:
+            self.ema.update(self.main(), self.step)
         self.between_steps = True
         tokens = found.pop("tokens", 0.0) * hyper.accumulation * accelerator.num_processes
-        self.pace.add(time.monotonic() - began, tokens, flops)
-        return self.pace.speeds() | found
+        self.throughput.add(time.monotonic() - began, tokens, flops)
+        return self.throughput.speeds() | found
 
     def agree(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         """Means over the processes, in one exchange, together with whether one of them was asked to stop."""
@@ -280,8 +280,8 @@ class Loop:
         if not len(self.task.held_out):
             return
         scores = []
-        for kind, weights in (("validation", nullcontext()), ("validation_ema", self.worn())):
-            if kind == "validation" or self.average:
+        for kind, weights in (("validation", nullcontext()), ("validation_ema", self.ema_weights())):
+            if kind == "validation" or self.ema:
                 torch.manual_seed(self.hyper.seed)
                 with weights:
                     metrics = self.task.validate(self.accelerator)
@@ -291,8 +291,8 @@ class Loop:
                 self.console.print(f"step {self.step}: {kind.replace('_', ' ')} {values}")
         self.scored = self.step, min(scores), scores[-1] < scores[0]
 
-    def worn(self) -> Any:
-        return self.average.worn(self.main()) if self.average else nullcontext()
+    def ema_weights(self) -> Any:
+        return self.ema.ema_weights(self.main()) if self.ema else nullcontext()
 
     def checkpoint(self) -> None:
         """Write step-XXXXXXX, prune old ones, render samples. Weights that are not finite are no checkpoint."""
@@ -312,8 +312,8 @@ class Loop:
         states = {"modules": modules, "optimizers": {}}
         for name, several in self.optimizers.items():
             states["optimizers"][name] = [optimizer.state_dict() for optimizer in several]
-        if self.average:
-            states["average"] = self.average.weights
+        if self.ema:
+            states["average"] = self.ema.weights
         return whole(states) if self.sharded else states
 
     def write(self, folder: Path, states: dict[str, Any], **more: Any) -> None:
@@ -332,7 +332,7 @@ class Loop:
         def write_files(temporary: Path) -> None:
             modules, optimizers = states["modules"], states["optimizers"]
             self.task.save(temporary, modules, {"weights": training["weights"]} if averaged else {})
-            if self.average:
+            if self.ema:
                 mean = self.task.export(modules[self.task.main] | states["average"])
                 save_file({name: t.cpu().contiguous() for name, t in mean.items()}, temporary / "ema.safetensors")
                 optimizers = optimizers | {"average": states["average"]}

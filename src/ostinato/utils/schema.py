@@ -16,6 +16,9 @@ def build(cls: type[T], values: Any, where: str) -> T:
         raise UserError(f"{where or 'config'} should be a section of keys, got {values!r}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name, f in fields.items():
+        if (old := f.metadata.get("formerly")) in values:  # a name that earlier versions saved
+            values = {name: values[old]} | {key: value for key, value in values.items() if key != old}
     for key in values:
         if key not in fields:
             raise UserError(f"unknown key {f'{where}.{key}'.lstrip('.')!r}; {nearest(str(key), list(fields))}")
