@@ -1,0 +1,26 @@
+"""From a sentence to a waveform. Read `pipeline` first: `load`, then `Ostinato.generate` or `Ostinato.play`.
+
+    pipeline     `Ostinato`: text encoder, language model, fine stage and codec held together; `load` loads it all
+    sampling     the settings and the loop that generates frame after frame, with a state that can be saved and forked
+    guidance     classifier-free guidance: a branch with the text beside one without
+    fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
+    diffusion    v-prediction: losses and samplers
+    streaming    stretches of frames in, pieces of sound out: how a stream is cut
+    folders      what a model folder holds, how a name finds it; info: the same for people; join: two stages as one
+
+The way: text -> `sampling.generate_frames` -> `fine_stage.refine` (two stages) -> `streaming.pieces` or the codec.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "pipeline": ["Clip", "Ostinato", "load"],
+        "sampling": ["Generation", "Sampling", "generate_frames"],
+        "diffusion": ["FineSampling"],
+        "folders": ["resolve"],
+        "join": ["join"],
+        "info": ["describe"],
+    },
+)

@@ -1,0 +1,21 @@
+"""From a store to a checkpoint folder: `ostinato train CONFIG`. Read `trainer` first.
+
+trainer                           the loop: accumulation, validation, checkpoints, resume; the same for every task
+lm_task, fine_task, codec_task    what is trained: modules, batches, losses
+config                            the YAML files as dataclasses; init_from: the model a run begins with
+optimizer                         AdamW and Muon, and the learning-rate schedule
+checkpoint                        what a checkpoint holds, written whole or not at all, pruned by a rule
+batch_order                       which clips and seeds make up a step, as functions of the step
+ema, distributed, throughput      averaged weights; several processes; speed
+plan, flops, memory               what a run will cost, before it runs: `--plan`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "trainer": ["train"],
+        "config": ["Run", "load_run"],
+    },
+)

@@ -7,7 +7,6 @@ the batch see what one with all of it sees.
 """
 
 import dataclasses
-import json
 import math
 import random
 import shutil
@@ -33,11 +32,11 @@ from ostinato.training.checkpoint import checkpoints
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
 from ostinato.training.distributed import launched, make_accelerator, shard, whole, without_sync
 from ostinato.training.ema import EMA
+from ostinato.training.log import append, forget_after
 from ostinato.training.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
 from ostinato.training.throughput import Throughput, progress_line
 from ostinato.utils.audio import write_audio
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import write_atomic
 from ostinato.utils.spectrogram import write_spectrogram
 
 
@@ -87,7 +86,7 @@ class Loop:
         if not found:
             task.start()
         if accelerator.is_main_process:
-            self.forget_after(self.step)
+            forget_after(output, self.step)
         if self.sharded:
             for module in task.modules.values():
                 shard(module, accelerator.device)
@@ -143,17 +142,6 @@ class Loop:
         except (OSError, KeyError, RuntimeError) as error:
             raise UserError(f"{folder}/optimizers.pt does not fit this run ({error}); move the folder away") from error
         return states
-
-    def forget_after(self, step: int) -> None:
-        """Take lines of steps that will be done again out of log.jsonl."""
-        path = self.output / "log.jsonl"
-        if path.is_file():
-            kept = []
-            for line in path.read_text(errors="replace").splitlines(keepends=True):
-                with suppress(ValueError, KeyError, TypeError):  # a line that a kill or a power cut tore
-                    if json.loads(line)["step"] <= step and line.endswith("\n"):
-                        kept.append(line)
-            write_atomic(path, lambda temporary: temporary.write_text("".join(kept)))
 
     def run(self) -> Path:
         hyper, accelerator, console = self.hyper, self.accelerator, self.console
@@ -270,9 +258,7 @@ class Loop:
         try:
             self.accelerator.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=self.step)
             if self.accelerator.is_main_process:
-                line = {"step": self.step, "kind": prefix, "time": round(time.time(), 1), **metrics}
-                with open(self.output / "log.jsonl", "a") as log:
-                    log.write(json.dumps(line) + "\n")
+                append(self.output, {"step": self.step, "kind": prefix, "time": round(time.time(), 1), **metrics})
         except OSError as error:
             raise UserError(f"the log in {self.output} cannot be written ({error.strerror}): make room") from error
 

@@ -1,0 +1,1 @@
+"""Models of others, to be evaluated beside ours."""

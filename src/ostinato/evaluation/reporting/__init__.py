@@ -1,0 +1,1 @@
+"""results.json as tables and figures (`ostinato report`), and the numbers the papers print (`paper_numbers`)."""
