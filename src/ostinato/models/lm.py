@@ -181,10 +181,22 @@ class MusicLM(nn.Module):
         self.lm_head = nn.ModuleList(Linear(config.width, V, bias=False) for _ in range(K))
         self.positions = config.positions or self.variant.positions
         self.checkpointing = False  # of activations, in training
-        self.initialise()
+        self.init_weights()
 
-    def initialise(self) -> None:
-        """Every initialisation but Mamba-2's own dt_bias, A_log, D and convolution (see `Mamba2`)."""
+    def init_weights(self) -> None:
+        """Every initialisation of the model; the same seed gives the same weights.
+
+        | what | values |
+        | --- | --- |
+        | linear layers | normal, std 0.02; biases 0 |
+        | out_proj and down, which add to the residual | normal, std 0.02 / sqrt(sub-layers) |
+        | embeddings | normal, std 1 / sqrt(K) |
+        | norms | 1 (biases 0) |
+        | Mamba-2, set in `Mamba2`: A | -uniform(1, 16) |
+        | softplus(dt_bias) | log-uniform in [0.001, 0.1] |
+        | D | 1 |
+        | conv1d | uniform, PyTorch's own |
+        """
         into_residual = 0.02 / math.sqrt(len(self.layers))
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
