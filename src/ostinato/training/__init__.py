@@ -6,6 +6,7 @@ config                            the YAML files as dataclasses; init_from: the 
 optimizer                         AdamW and Muon, and the learning-rate schedule
 checkpoint                        what a checkpoint holds, written whole or not at all, pruned by a rule
 batch_order                       which clips and seeds make up a step, as functions of the step
+log                               log.jsonl, a line for each logged step
 ema, distributed, throughput      averaged weights; several processes; speed
 plan, flops, memory               what a run will cost, before it runs: `--plan`
 """
