@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ostinato.data.prepare as data
-from ostinato.utils.audio import read_audio
 from ostinato.data.captions import split_of
 from ostinato.data.clips import near_silent
 from ostinato.data.prepare import open_store, prepare
-from ostinato.utils.errors import UserError
 from ostinato.data.store import spread
+from ostinato.utils.audio import read_audio
+from ostinato.utils.errors import UserError
 
 RATE = 8000
 

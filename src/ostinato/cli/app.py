@@ -66,7 +66,7 @@ def pick_device(name: str) -> str:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+        raise UserError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
     return name
 
 

@@ -36,12 +36,12 @@ def evaluate(
         Path | None, typer.Option(help="The codes trained on: how much of them do the clips repeat?")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder for everything made.")] = Path("evaluation"),
-    seed: Annotated[int, typer.Option(help="Of the draw of prompts, of the clips, of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sample of prompts, of the clips, of the intervals.")] = 0,
     batch: Annotated[int, typer.Option(help="Clips generated at once.")] = 8,
     replicates: Annotated[int, typer.Option(help="Of the bootstrap.")] = 100,
     device: Device = "auto",
 ) -> None:
-    """Measure clips and models against real music. The same command again makes and hears only what is new."""
+    """Measure clips and models against real music. The same command again makes and embeds only what is new."""
     from ostinato.evaluation.evaluate import Settings
     from ostinato.evaluation.evaluate import evaluate as run_evaluation
     from ostinato.evaluation.prompts import load_prompts
@@ -61,9 +61,9 @@ def evaluate(
         device=pick_device(device),
         **{name: value for name, value in chosen.items() if value},  # type: ignore[arg-type]
     )
-    drawn = load_prompts(prompts, count, seed, vocals) if prompts else None
+    sampled = load_prompts(prompts, count, seed, vocals) if prompts else None
     with progress() as bars:
-        results = run_evaluation(targets or [], drawn, reference, output, settings, show_progress(bars))
+        results = run_evaluation(targets or [], sampled, reference, output, settings, show_progress(bars))
     files = write_tables(results, output)
     print(tables(results))
     console.print(f"in {output}: results.json, {', '.join(file.name for file in files)}", markup=False)

@@ -29,7 +29,7 @@ def generate(
     ] = Path("out.wav"),
     model: Model = None,
     continue_from: Annotated[
-        Path | None, typer.Option(help="An audio file to go on from; it is heard as the codec has it.")
+        Path | None, typer.Option(help="An audio file to go on from, as it sounds through the codec.")
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How closely the language model follows the text; 1: no guidance." + OWN)
@@ -37,8 +37,10 @@ def generate(
     temperature: Annotated[
         float | None, typer.Option(help="Of the language model; 0: the likeliest code always." + OWN)
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes; 0: from all." + OWN)] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that make up this share." + OWN)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest codes; 0: from all." + OWN)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the likeliest that make up this share." + OWN)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage." + OWN)] = None,
     device: Device = "auto",
 ) -> None:
@@ -53,14 +55,14 @@ def generate(
         if sys.stdout.isatty():
             raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
     else:
-        check_output(output)  # a name that cannot be written is told before the work, not after it
+        check_output(output)  # a name that cannot be written is refused before the work, not after it
     with console.status("loading"):
         from ostinato.generation.pipeline import Clip, load
         from ostinato.generation.sampling import Sampling
 
         asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        Sampling(**given)  # a value that cannot be is told before the model is loaded
+        Sampling(**given)  # a value that cannot be is refused before the model is loaded
         loaded = load(model, pick_device(device))
         settings = replace(loaded.sampling, **given)
         if steps is not None:

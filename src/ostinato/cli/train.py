@@ -81,7 +81,8 @@ def train(
         str | None, typer.Option(help="With --plan: a GPU such as 'RTX 4090'; default: what is here.")
     ] = None,
     mfu: Annotated[
-        float | None, typer.Option(help="With --plan: the share of the peak to reckon with; a GPU 0.4, a CPU 0.13.")
+        float | None,
+        typer.Option(help="With --plan: the share of the peak to assume; by default 0.4 on a GPU, 0.13 on a CPU."),
     ] = None,
 ) -> None:
     """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
@@ -89,7 +90,7 @@ def train(
 
     for option, value in {"--gpu": gpu, "--mfu": mfu}.items():
         if value is not None and not plan:
-            raise UserError(f"{option} {value} only says what --plan is to reckon with: add --plan, or leave it out")
+            raise UserError(f"{option} {value} only says what --plan should assume: add --plan, or leave it out")
     options = {"init": init, "data": data, "output": output, "lora": lora}
     run = load_run(config, setting or [], {key: value for key, value in options.items() if value is not None})
     if plan:

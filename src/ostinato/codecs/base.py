@@ -18,7 +18,7 @@ class Codec(Protocol):
     Tensors are to be on the codec's device. Codes or audio of another shape raise UserError.
     """
 
-    name: str  # where it was loaded from, or its kind
+    name: str  # where it was loaded from, or its type
     sample_rate: int  # Hz
     frame_rate: float  # frames a second, sample_rate / hop
     hop: int  # samples a frame

@@ -44,7 +44,7 @@ class EnCodec(Frozen):
         self.frame_rate = self.sample_rate / self.hop
         self.num_codebooks, self.codebook_size = K, config.codebook_size
         self.latent_width = config.codebook_dim
-        self.context: int | None = None  # an LSTM hears everything before
+        self.context: int | None = None  # an LSTM depends on everything before
         self.freeze()
 
     @classmethod

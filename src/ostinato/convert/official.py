@@ -107,7 +107,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], int]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint file {path}; give the path of a .ckpt")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd pickles: they load, or are told below
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles: they load, or are refused below
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # what a damaged pickle raises has no bounds
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None

@@ -120,7 +120,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, dict]]:
                 row[key] = (row.get(key) or "").split(" | ")
             yield f"{file}, line {reader.line_num},", row
     except csv.Error as error:
-        raise UserError(f"cannot read {file}, line {reader.line_num} ({error}): mend that line") from error
+        raise UserError(f"cannot read {file}, line {reader.line_num} ({error}): fix that line") from error
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict]]:
@@ -186,7 +186,7 @@ def _object(text: str, where: str) -> dict:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON ({error}): mend it") from error
+        raise UserError(f"{where} is not JSON ({error}): fix it") from error
     if not isinstance(value, dict):
         raise UserError(f"{where} holds a {type(value).__name__}: write an object, {{...}}")
     return _lower(value)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ostinato.utils.audio import EmptyAudio, loudness_db, stream_audio
 from ostinato.data.captions import About, split_of, with_tags
-from ostinato.utils.errors import UserError
 from ostinato.data.store import PAYLOAD, PCM_SCALE
+from ostinato.utils.audio import EmptyAudio, loudness_db, stream_audio
+from ostinato.utils.errors import UserError
 
 if TYPE_CHECKING:  # what it imports takes seconds, and PCM needs none of it
     from ostinato.codecs.base import Codec
@@ -48,7 +48,7 @@ def described(path: str, about: About) -> dict:
 
 def clips_of(file: Path, about: About, record: Record, info: dict, codec: Codec | None, batch: int) -> list[dict]:
     """The store's rows of one source file, with payload; fills `record`. info is store.json's dict; codec None keeps
-    PCM; batch clips are encoded together. A broken file raises nothing: `record.outcome` tells, and no row comes."""
+    PCM; batch clips are encoded together. A broken file raises nothing: `record.outcome` says why, and no row comes."""
     try:
         record.path.encode()
     except UnicodeEncodeError:

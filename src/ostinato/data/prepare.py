@@ -20,11 +20,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ostinato.utils.audio import AUDIO_SUFFIXES
 from ostinato.data.captions import About, gather, with_tags
 from ostinato.data.clips import Record, clips_of, described
-from ostinato.utils.errors import UserError
-from ostinato.utils.files import write_atomic
 from ostinato.data.store import (
     FORMAT,
     GONE,
@@ -38,6 +35,9 @@ from ostinato.data.store import (
     shard_table,
     write_shard,
 )
+from ostinato.utils.audio import AUDIO_SUFFIXES
+from ostinato.utils.errors import UserError
+from ostinato.utils.files import write_atomic
 
 try:
     import fcntl
@@ -208,7 +208,7 @@ def _find_audio(folder: Path) -> dict[str, tuple[int, int]]:
                 found[file.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
     if not found:
         kinds = " ".join(sorted(AUDIO_SUFFIXES))
-        raise UserError(f"no audio files under {folder}: it is searched for {kinds}; convert other kinds first")
+        raise UserError(f"no audio files under {folder}: it is searched for {kinds}; convert other formats first")
     return dict(sorted(found.items()))
 
 
@@ -310,7 +310,7 @@ def _outcome(record: Record) -> str:
 
 
 def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str]) -> None:
-    """report.csv; `faults` are those of sidecars (see `gather`), told beside what a record has to say."""
+    """report.csv; `faults` are those of sidecars (see `gather`), reported beside the record's own outcome."""
 
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as lines:

@@ -1,4 +1,4 @@
-"""Folders of clips and what a listener hears in them, kept on disk: no clip is heard twice, and memory stays flat."""
+"""Folders of clips and their embeddings by a network, kept on disk: none is made twice, and memory stays flat."""
 
 import hashlib
 import json

@@ -279,7 +279,7 @@ def listen(
     settings: Settings,
     on_progress: OnProgress,
 ) -> Session:
-    """Let one network hear every clip; it is in memory no longer than that."""
+    """Every clip through one network, which is in memory no longer than that."""
     name, _, weights = spec.partition(":")
     on_progress(f"loading {name}", 0, 1)
     listener = load_listener(spec, settings.device)

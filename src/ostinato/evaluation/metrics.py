@@ -1,6 +1,6 @@
 """The numbers: Frechet distance, KAD, KL of tags, CLAP score, diversity; each with an interval.
 
-A clip is float [windows, d], what a listener (see `networks.base`) heard in it. Sets of clips are sequences, read
+A clip is float [windows, d], its embeddings by a network (see `networks.base`). Sets of clips are sequences, read
 again where needed, so that one that loads from disk keeps memory flat however many clips there are.
 
 Every interval is a bootstrap over clips of the evaluated set, the reference held fixed: the middle 95 % of the
@@ -25,7 +25,7 @@ ClipEmbeddings = Sequence[np.ndarray]
 
 @dataclass
 class Score:
-    """A number, the interval around it (None where one clip tells nothing of the spread), the clips it is over, and how
+    """A number, the interval around it (None where one clip says nothing of the spread), the clips it is over, and how
     far down the interval was moved: by as much as the replicates' mean lies above the value."""
 
     value: float

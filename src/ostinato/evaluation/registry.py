@@ -1,4 +1,4 @@
-"""Which metric is computed by which listener, and how it is on what that listener heard."""
+"""Which metric is computed on which network's embeddings or tags, and how."""
 
 import warnings
 from collections.abc import Callable, Iterable

@@ -22,7 +22,7 @@ class TrainingStore:
     """A store of codes beside an evaluation: what was trained on, and what was held out (validation and test)."""
 
     def __init__(self, path: Path, seconds: float, device: str):
-        """Raises UserError for a store of audio, one without held-out clips, or one whose codec is not to be had."""
+        """Raises UserError for a store of audio, one without held-out clips, or one whose codec is not available."""
         store = open_store(path)
         if store.info["kind"] != "codes":
             raise UserError(f"{path} holds audio, not codes: give the store that the model was trained on")

@@ -1,7 +1,7 @@
 """Diffusion by v-prediction (arXiv 2202.00512): its training loss and its samplers; `windows` has clips of any length.
 
 The noisy latent is cos(a) x + sin(a) e, with x the clean one, e white noise, a = time * pi / 2 and time from 0 (clean)
-to 1 (noise alone); a denoiser tells v = cos(a) e - sin(a) x. Because it is told the angle itself, and not the step of a
+to 1 (noise alone); a denoiser predicts v = cos(a) e - sin(a) x. Because it is given the angle itself, not the step of a
 schedule, any schedule and any number of steps fits a trained denoiser. Latents here have a variance of about 1.
 """
 
@@ -24,13 +24,13 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # noisy [b, F, T], time [] -> v [
 
 @dataclass(frozen=True)
 class FineSampling:
-    """How the fine stage draws. The paper's: ddpm, 100 steps, guidance 3 (section IV-A); guidance 1: none.
+    """How the fine stage samples. The paper's: ddpm, 100 steps, guidance 3 (section IV-A); guidance 1: none.
 
-    Clips are drawn in windows of `window` seconds, which overlap by `overlap` seconds on either side: that much is
-    heard before a window's own sound, and that much after it.
+    Clips are sampled in windows of `window` seconds, which overlap by `overlap` seconds on either side: a window's own
+    sound depends on that much before it and that much after it.
 
-    Codes are the latents snapped to the codebooks, always. What is heard is these codes, or, unless `snapped`, the
-    latents as they were drawn, which after few steps are the mean of what may be.
+    Codes are always the latents quantized to the codebooks. The codec decodes these codes, or, unless `snapped`, the
+    latents as they were sampled, which after few steps are the mean of what may be.
     """
 
     sampler: str = "dpm++"
@@ -38,8 +38,8 @@ class FineSampling:
     guidance: float = 3.0
     window: float = 6.0  # s
     overlap: float = 1.0  # s
-    temperature: float = 1.0  # of the denoiser's odds, where it tells codes: below 1 the likely ones are likelier
-    snapped: bool = True
+    temperature: float = 1.0  # of the denoiser's odds, where it predicts codes: below 1 the likely ones are likelier
+    snapped: bool = True  # decode the quantized codes; False: the latents before
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -72,7 +72,7 @@ def noised(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
 
 
 def velocity(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """What a denoiser is to tell of `noised`, of its shape."""
+    """What a denoiser is trained to predict from `noised`, of its shape."""
     angle = angle_of(time, clean.ndim)
     return angle.cos() * noise - angle.sin() * clean
 

@@ -109,17 +109,17 @@ class FineStage:
         return self.denoiser.config  # type: ignore[return-value]
 
     def velocity(self, temperature: float = 1.0) -> Denoiser:
-        """The denoiser as one that tells v. Errors: `check_temperature`."""
+        """The denoiser as one that predicts v. Errors: `check_temperature`."""
         check_temperature(self.sizes.prediction_type, temperature)
         if self.sizes.prediction_type == "v":
             return self.denoiser
         table = code_table(self.codec, self.scale)
 
-        def tell(noisy: Tensor, coarse: Tensor, time: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        def predict(noisy: Tensor, coarse: Tensor, time: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
             logits = self.denoiser(noisy, coarse, time, text, text_mask) / temperature
             return code_velocity(logits, noisy, time, table)
 
-        return tell
+        return predict
 
     def frames(self, settings: FineSampling) -> tuple[int, int]:
         """Frames of a window and of its overlap on either side."""
@@ -144,10 +144,10 @@ class FineStage:
         settings = settings or self.sampling
         C, device = self.sizes.coarse, next(self.denoiser.parameters()).device
         generators = [torch.Generator(device).manual_seed((seed + SEEDS) % 2**63) for seed in seeds]
-        draws = noises(settings.sampler, settings.steps), self.sizes.fine
+        shape = noises(settings.sampler, settings.steps), self.sizes.fine
 
         def noise(frames: int) -> Tensor:  # [noises, b, F, frames], frame by frame, so that any split has the same
-            rows = [[torch.randn(draws, generator=g, device=device) for g in generators] for _ in range(frames)]
+            rows = [[torch.randn(shape, generator=g, device=device) for g in generators] for _ in range(frames)]
             return torch.stack([torch.stack(row, 1) for row in rows], -1)
 
         velocity_of = guided(self.velocity(settings.temperature), text, empty, settings.guidance)
@@ -219,7 +219,7 @@ def fine_folder(folder: str | Path) -> tuple[FineConfig, Scale, FineSampling, di
 
 
 def load_fine(folder: str | Path, codec: Codec, device: str | torch.device = "cpu") -> FineStage:
-    """The fine stage of a folder, over `codec`. Raises UserError if the folder is not a whole one, or of other sizes
+    """The fine stage of a folder, over `codec`. Raises UserError if the folder is incomplete, or of other sizes
     than the codec."""
     sizes, scale, sampling, config = fine_folder(folder)
     check_sizes(sizes, codec)

@@ -52,7 +52,7 @@ def lm_config(folder: str | Path) -> tuple[LMConfig, dict]:
 
 
 def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
-    """The language model of a folder and its config. Raises UserError if the folder is not a whole one."""
+    """The language model of a folder and its config. Raises UserError if the folder is incomplete."""
     sizes, config = lm_config(folder)
     lm = MusicLM(sizes)
     fill(lm, folder)
@@ -82,11 +82,11 @@ def resolve(name: str | Path | None) -> Path:
         return Path(snapshot_download(str(name)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{name} is no folder here and could not be had from the hub: {reason}") from error
+        raise UserError(f"{name} is not a folder here and could not be fetched from the hub: {reason}") from error
 
 
 def training_state(folder: Path) -> dict:
-    """The training so far: training.json of a checkpoint, or `training` in config.json; empty where neither tells."""
+    """The training so far: training.json of a checkpoint, or `training` in config.json; empty where neither says."""
     path = folder / "training.json"
     try:
         return json.loads(path.read_text()) if path.is_file() else read_config(folder).get("training", {})

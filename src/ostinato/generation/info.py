@@ -56,13 +56,13 @@ def describe_stages(folder: Path, config: dict) -> dict[str, str]:
         count = count_parameters(make_denoiser(sizes))
     return {
         "type": "fine stage",
-        "denoiser": f"{sizes.denoiser}, width {sizes.width}, {sizes.blocks} blocks, tells {sizes.prediction_type}",
+        "denoiser": f"{sizes.denoiser}, width {sizes.width}, {sizes.blocks} blocks, predicts {sizes.prediction_type}",
         "parameters": f"{count / 1e6:.1f} M",
         "codebooks": f"2 to {sizes.num_codebooks}, from the first",
         "codec": f"{config['codec']} ({config.get('codec_id') or 'unknown id'})",
         "text encoder": f"{config['text']} ({sizes.text_width} wide)",
         "sampler": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}",
-        "plays": "its codes" if sampling.snapped else "its latents, before they are snapped to codes",
+        "plays": "its codes" if sampling.snapped else "its latents, before they are quantized to codes",
         "delay": f"{sampling.window:g} s of music, the window of a stream",
     } | training_rows(folder)
 
@@ -72,5 +72,5 @@ def training_rows(folder: Path) -> dict[str, str]:
     so_far = training_state(folder)
     if "step" not in so_far:
         return {}
-    seed = f", seed {so_far['seed']}" if "seed" in so_far else ""  # an imported checkpoint does not tell it
+    seed = f", seed {so_far['seed']}" if "seed" in so_far else ""  # an imported checkpoint does not say
     return {"trained": f"{so_far['step']} steps{seed}"}

@@ -26,7 +26,7 @@ from ostinato.utils.schema import build
 @dataclass
 class Clip:
     """What was generated: `audio` [1, samples] in [-1, 1] at `sample_rate` Hz, from `codes` [K, T], or from the latents
-    that were snapped to them (`FineSampling.snapped`)."""
+    that were quantized to them (`FineSampling.snapped`)."""
 
     audio: Tensor
     sample_rate: int

@@ -1,4 +1,4 @@
-"""Sampling: guidance, temperature, top-k and top-p, and the loop that draws frame after frame."""
+"""Sampling: guidance, temperature, top-k and top-p, and the loop that generates frame after frame."""
 
 import json
 import math

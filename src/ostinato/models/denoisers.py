@@ -1,6 +1,6 @@
 """The fine stage's networks: a 1-D U-Net as in DiscoDiff, and a bidirectional SiMBA.
 
-Both read the clean coarse latent beside the noisy fine one and the text, and tell v (see `diffusion`), or how likely
+Both read the clean coarse latent beside the noisy fine one and the text, and predict v (see `diffusion`), or how likely
 each code is:
     denoiser(noisy [b, F, T], coarse [b, C, T], time [b], text [b, s, w], text_mask [b, s], mask [b, T])
         -> v [b, F, T], or logits [b, (K - 1) V, T]
@@ -161,8 +161,8 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor, text_mask: Tensor, mask: Tensor) -> Tensor:
         x = self.attention(self.residual(x, time, mask), mask)
-        heard = self.text(self.norm(x).mT, self.text.text_state(text, text_mask))
-        return x + heard.mT
+        attended = self.text(self.norm(x).mT, self.text.text_state(text, text_mask))
+        return x + attended.mT
 
 
 class UNet(nn.Module):

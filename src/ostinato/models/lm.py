@@ -23,7 +23,7 @@ from ostinato.utils.errors import UserError, nearest
 class Variant(NamedTuple):
     sublayers: tuple[str, ...]  # of one block, in order
     text: str  # "prefix": the text stands before the frames; "cross": it is read by cross-attention
-    positions: str  # "none": the recurrence itself tells time; "sinusoidal"
+    positions: str  # "none": the recurrence itself keeps time; "sinusoidal"
 
 
 VARIANTS = {  # Figure 1 of the paper, (a) to (d)

@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], objec
             flush(path)
         os.replace(temporary, folder)
         flush(folder.parent)
-    except (OSError, SafetensorError, RuntimeError, UserError) as error:  # torch.save tells of a full disk by the third
+    except (OSError, SafetensorError, RuntimeError, UserError) as error:  # torch.save reports a full disk by the third
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"{folder.name} could not be written ({error}); earlier checkpoints are whole: make room and run the same "
@@ -111,7 +111,7 @@ def read_whole(folder: Path) -> dict:
 def newest_whole(output: Path, say: Callable[[str], object]) -> tuple[Path, dict] | None:
     """The newest whole checkpoint of a run and its training.json; None if the run has none at all.
 
-    Damaged ones that are newer are told, and renamed to damaged-step-XXXXXXX: nothing should take them for whole.
+    Damaged ones that are newer are reported, and renamed to damaged-step-XXXXXXX: nothing should take them for whole.
     Raises UserError if every one is damaged.
     """
     damaged: list[tuple[Path, str]] = []

@@ -1,4 +1,4 @@
-"""Configs: YAML files become dataclasses; a wrong key or type is told with the nearest right one."""
+"""Configs: YAML files become dataclasses; a wrong key or type is refused, with the nearest right one named."""
 
 import copy
 import math

@@ -216,7 +216,7 @@ def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
     gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach,
     by default `GPU_MFU` or `CPU_MFU`.
     Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
-    is damaged or not to be had.
+    is damaged or not available.
     """
     if not isinstance(run, LMRun | FineRun):
         raise UserError(f"--plan is for language models and fine stages, and {run.output} is a run of task {run.task}")

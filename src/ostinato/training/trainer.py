@@ -114,7 +114,7 @@ class Loop:
         return self.hyper.shard and launched() > 1
 
     def find(self) -> tuple[Path, dict] | None:
-        """The checkpoint to go on from, the same on all processes; what differs from its config is told."""
+        """The checkpoint to go on from, the same on all processes; what differs from its config is printed."""
         shared: list = [None]
         if self.accelerator.is_main_process:
             found = checkpoint.newest_whole(self.output, self.console.print)

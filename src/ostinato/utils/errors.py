@@ -1,4 +1,4 @@
-"""The one exception of ours: something the user can mend; and how to name what they may have meant."""
+"""The one exception of ours: something the user can fix; and how to name what they may have meant."""
 
 import difflib
 from collections.abc import Sequence

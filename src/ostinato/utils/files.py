@@ -28,7 +28,7 @@ def read_config(folder: str | Path) -> dict:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, floating ones as float32. Raises UserError if it is not a whole one."""
+    """Tensors of a .safetensors file, floating ones as float32. Raises UserError if it is incomplete."""
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: the model folder is not complete, copy it again")
     try:

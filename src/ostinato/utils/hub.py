@@ -67,8 +67,8 @@ def fetch(load: Callable[..., T], source: str | Path, **options: Any) -> T:
             return load(source, **options)
         except Exception as error:
             raise UserError(
-                f"{source!r} is no folder here and could not be had from the Hugging Face hub ({first_line(error)}); "
-                "check the name and the network, or give a folder that holds the model"
+                f"{source!r} is not a folder here and could not be fetched from the Hugging Face hub "
+                f"({first_line(error)}); check the name and the network, or give a folder that holds the model"
             ) from error
 
 
@@ -80,7 +80,7 @@ def load_model(cls: Any, source: str | Path, **options: Any) -> Any:
     if absent:
         raise UserError(
             f"{source} lacks {len(absent)} weights of a {cls.__name__}, the first {absent[0]}; "
-            "it is another kind of model or a damaged copy"
+            "it is another type of model or a damaged copy"
         )
     return model
 

@@ -36,7 +36,7 @@ class Listener(Protocol):
 
     name: str  # as `load_listener` takes it, without the path
     sample_rate: int  # Hz
-    window: float  # s that one embedding hears
+    window: float  # s that one embedding covers
     proxy: bool  # a stand-in, not the network of a published metric
 
     def embed(self, audio: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Listener(Protocol):
 
 
 class Tagger(Listener, Protocol):
-    """A listener that names what it hears (`passt`, `efficientat`, `jamendo`)."""
+    """A listener that gives tags (`passt`, `efficientat`, `jamendo`)."""
 
     labels: tuple[str, ...]  # of the classes, in order; empty where the weights come without
 
