@@ -200,7 +200,7 @@ def test_mistakes_are_told_in_one_line(world, tmp_path, told, monkeypatch):  # n
     ears = ("--listener", f"efficientat:{world / 'ears.pt'}")
     assert "empty has no audio files" in told("evaluate", tmp_path / "empty", *ears, *out)
     assert "--prompts" in told("evaluate", world / "model", *ears, *out)
-    assert "is no folder here" in told("evaluate", tmp_path / "nowhere", *ears, *out)
+    assert "is not a folder here" in told("evaluate", tmp_path / "nowhere", *ears, *out)
     assert "windows of 10 s" in told("evaluate", world / "real", "--drift", "--seconds", 4, *ears, *out)
     assert "did you mean 'kad'" in told("evaluate", world / "real", "--metrics", "kda", *ears, *out)
     assert "did you mean 'clap'" in told("evaluate", world / "real", "--listener", "clop", *out)

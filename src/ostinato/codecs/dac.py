@@ -73,7 +73,8 @@ class DAC(Frozen):
 
 def dac_context(config: DacConfig) -> int:
     """Frames on either side that a frame of DAC's sound depends on (arXiv 2306.06546, section 3.1): a convolution of
-    7, then for each ratio a transposed one of twice it and three residual ones of 7, dilated 1, 3 and 9, and a last one of 7."""
+    7, then for each ratio a transposed one of twice it and three residual ones of 7, dilated 1, 3 and 9, and a last one
+    of 7."""
     reach, frame = 3.0, 1.0  # in frames; the length of a frame at this stage, in samples
     for ratio in config.upsampling_ratios:
         reach, frame = reach + 1 / frame, frame * ratio
