@@ -234,7 +234,7 @@ class MelEars:
 
 
 def test_a_metric_ranks_music_codec_coarse_codes_and_noise(tmp_path, monkeypatch):
-    """The pack's codec on made-up tunes; docs/evaluate.md has real music and a real network."""
+    """The pack's codec on made-up tunes; docs/evaluation.md has real music and a real network."""
     monkeypatch.setattr("ostinato.evaluation.evaluate.load_listener", lambda spec, device="cpu": MelEars())
     rng = np.random.default_rng(1)
     for folder in ("real", "noise"):

@@ -1,0 +1,24 @@
+# The verbs of this repository: https://just.systems. Without just, copy the lines.
+
+default:
+    @just --list
+
+# what answers within 90 seconds
+quick:
+    ruff check . && pytest -m "not slow"
+
+# the README's test command
+test:
+    ruff check . && mypy && pytest
+
+# style, types and the tree in the docs
+lint:
+    ruff check --fix . && ruff format . && mypy && python docs/tree.py
+
+# the site, in site/
+docs:
+    mkdocs build --strict
+
+# everything that CI runs
+ci:
+    bash .ci/run
