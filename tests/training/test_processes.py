@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from ostinato.codecs.base import fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import prepare
 from ostinato.generation.pipeline import load
+from ostinato.training import trainer
 from ostinato.training.checkpoint import checkpoints
+from ostinato.training.compilation import compile_parts
 from ostinato.training.lm_task import LMTask
 from ostinato.training.trainer import train
 
@@ -40,16 +43,21 @@ def fine_on(root, name, kind, **changes):
     return dataclasses.replace(run, data=str(root / "uneven"))
 
 
+FITTED = ("shard", "checkpointing", "compile")
+
+
 def work(root):
     """What each of two processes does: one run after another; in the last, one of them is asked to stop."""
     root, rank = Path(root), int(os.environ["RANK"])
+    trainer.compile_parts = partial(compile_parts, backend="eager")  # captured by Dynamo, and no compiler needed
     torch.distributed.destroy_process_group = lambda group=None: None  # elsewhere a process trains once
     for run in (
         run_on(root, "copied", 2),
         run_on(root, "sharded", 2, shard=True, steps=3),
         run_on(root, "sharded", 2, shard=True),  # resumed
+        run_on(root, "compiled", 2, shard=True, compile=True),
         *(
-            fine_on(root, f"{kind}-{name}", kind, shard=name == "sharded", checkpointing=name == "sharded")
+            fine_on(root, f"{kind}-{name}", kind, **dict.fromkeys(FITTED, name == "sharded"))
             for kind in ("unet", "simba")
             for name in ("copied", "sharded")
         ),
@@ -102,7 +110,7 @@ def test_the_command_prints_its_last_checkpoint_once(trained):
     assert (trained / "stdout").read_text().splitlines().count(last) == 1
 
 
-@pytest.mark.parametrize("name", ["copied", "sharded"])
+@pytest.mark.parametrize("name", ["copied", "sharded", "compiled"])
 def test_two_processes_with_half_the_batch_give_the_curve_of_one(trained, name):
     if not (trained / "alone").is_dir():
         train(run_on(trained, "alone", 4))
