@@ -287,7 +287,7 @@ class Loop:
         states = self.states()
         if self.accelerator.is_main_process:
             self.write(self.folder(), states)
-            checkpoint.prune(self.output, self.hyper.keep)
+            checkpoint.prune(self.output, self.hyper.keep, self.hyper.keep_every)
             self.render()
         self.accelerator.wait_for_everyone()
 
@@ -372,7 +372,7 @@ class Loop:
             with suppress(UserError):
                 if self.step and checkpoints(self.output)[-1:] != [self.folder()]:
                     self.write(self.folder(), self.states())
-                    checkpoint.prune(self.output, self.hyper.keep)
+                    checkpoint.prune(self.output, self.hyper.keep, self.hyper.keep_every)
                     told = f"; step {self.step} is saved, and the same command goes on from it"
         if isinstance(error, UserError):
             raise UserError(f"{error}{told}") from error
