@@ -105,10 +105,10 @@ def test_killed_ten_times_it_is_the_same_run(stores, tmp_path):
     lives[0]["n"] = chance.choice([2, 4, 6])  # the second micro-batch of a step
     lives += [{"place": None, "n": 0, "after": chance.uniform(0, 0.4)} for _ in range(3)]
     chance.shuffle(lives)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_resume; test_resume.serve()"
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import test_resume; test_resume.serve()"
     with open(tmp_path / "stderr", "w") as stderr:
         server = subprocess.Popen(
-            [sys.executable, "-c", code, str(Path(__file__).parent)],
+            [sys.executable, "-c", code, *(p for p in sys.path if "tests" in p)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
