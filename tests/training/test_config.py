@@ -106,6 +106,7 @@ def test_unknown_keys_name_the_nearest(tmp_path, key, nearest):
         ("train.log_every=0", "log_every at least 1"),
         ("train.validation_clips=0", "validation_clips at least 1"),
         ("train.keep=0", "keep at least 1"),
+        ("train.keep_every=1500", "keep_every must be a multiple checkpoint_every 1000 got 1500"),
         ("train.workers=-1", "workers -1"),
         ("train.warmup=-1", "train.warmup at least 0 -1"),
         ("train.clip_norm=0", "train.clip_norm above 0 .inf"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from ostinato.codecs.base import fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import prepare
 from ostinato.generation.pipeline import load
+from ostinato.training import trainer
 from ostinato.training.checkpoint import checkpoints
+from ostinato.training.compilation import compile_parts
 from ostinato.training.lm_task import LMTask
 from ostinato.training.trainer import train
 
@@ -43,13 +46,15 @@ def fine_on(root, name, kind, **changes):
 def work(root):
     """What each of two processes does: one run after another; in the last, one of them is asked to stop."""
     root, rank = Path(root), int(os.environ["RANK"])
+    trainer.compile_parts = partial(compile_parts, backend="eager")  # captured by Dynamo, and no compiler needed
     torch.distributed.destroy_process_group = lambda group=None: None  # elsewhere a process trains once
     for run in (
         run_on(root, "copied", 2),
         run_on(root, "sharded", 2, shard=True, steps=3),
         run_on(root, "sharded", 2, shard=True),  # resumed
+        run_on(root, "compiled", 2, shard=True, compile=True),
         *(
-            fine_on(root, f"{kind}-{name}", kind, shard=name == "sharded", checkpointing=name == "sharded")
+            fine_on(root, f"{kind}-{name}", kind, shard=name == "sharded", checkpointing=name == "sharded", compile=True)
             for kind in ("unet", "simba")
             for name in ("copied", "sharded")
         ),
@@ -85,7 +90,7 @@ def trained(stores, tmp_path_factory):
     prepare(root / "music", root / "uneven", codec, str(stores / "codec"), fingerprint(codec), **asked)
     script = root / "work.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p.startswith(str(Path(__file__).parents[1]))]!r}\n"
         f"import test_processes; test_processes.work({str(root)!r})\n"
     )
     cross = run_on(root, "cross", 2, shard=True, steps=2, variant="cross-simba")
@@ -102,7 +107,7 @@ def test_the_command_prints_its_last_checkpoint_once(trained):
     assert (trained / "stdout").read_text().splitlines().count(last) == 1
 
 
-@pytest.mark.parametrize("name", ["copied", "sharded"])
+@pytest.mark.parametrize("name", ["copied", "sharded", "compiled"])
 def test_two_processes_with_half_the_batch_give_the_curve_of_one(trained, name):
     if not (trained / "alone").is_dir():
         train(run_on(trained, "alone", 4))

@@ -18,6 +18,7 @@ import torch
 from runs import assert_same_checkpoint, codec_run, lively, lm_run, log_of
 
 from ostinato.data import store
+from ostinato.generation.pipeline import load
 from ostinato.training import checkpoint, lm_task
 from ostinato.training import trainer as training
 from ostinato.training.checkpoint import checkpoints
@@ -104,10 +105,10 @@ def test_killed_ten_times_it_is_the_same_run(stores, tmp_path):
     lives[0]["n"] = chance.choice([2, 4, 6])  # the second micro-batch of a step
     lives += [{"place": None, "n": 0, "after": chance.uniform(0, 0.4)} for _ in range(3)]
     chance.shuffle(lives)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_resume; test_resume.serve()"
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import test_resume; test_resume.serve()"
     with open(tmp_path / "stderr", "w") as stderr:
         server = subprocess.Popen(
-            [sys.executable, "-c", code, str(Path(__file__).parent)],
+            [sys.executable, "-c", code, *(p for p in sys.path if "tests" in p)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -271,3 +272,27 @@ def test_what_has_changed_is_told_or_refused(stores, tmp_path, capsys):
         with pytest.raises(UserError, match=f"is of another run.*{words}"):
             train(run)
     assert checkpoints(tmp_path / "run")[-1] == last
+
+
+def test_checkpoints_for_tables_stay_as_weights(stores, tmp_path):
+    """Every `keep_every`-th step, beside the newest `keep`: it plays as it did, takes no room for optimizers, and is not
+    gone on from."""
+    often = {"checkpoint_every": 1, "validate_every": 9, "keep": 1}
+    run = lively(stores, tmp_path / "run", **often, keep_every=3)
+    last = train(run)
+    full = {folder.name: (folder / "optimizers.pt").is_file() for folder in checkpoints(last.parent)}
+    assert full == {"step-0000003": False, "step-0000006": False, "step-0000008": True}
+    run_folder = last.parent
+    light = run_folder / "step-0000006"
+    assert "optimizers.pt" not in checkpoint.read_whole(light)["files"]
+    there = train(lively(stores, tmp_path / "there", steps=6))  # its schedule is flat
+    assert (light / "model.safetensors").read_bytes() == (there / "model.safetensors").read_bytes()
+    assert load(light).generate("a tune", 0.1).codes.shape == load(there).generate("a tune", 0.1).codes.shape
+    shutil.copy(last / "optimizers.pt", light)  # killed before it was deleted
+    checkpoint.prune(run_folder, 1, 3)
+    assert not (light / "optimizers.pt").is_file()
+    shutil.rmtree(last)
+    with pytest.raises(UserError, match=r"step-0000006 has its weights only.*--init"):
+        train(run)
+    checkpoint.prune(run_folder, 1)  # no longer asked for
+    assert [folder.name for folder in checkpoints(run_folder)] == ["step-0000006"]

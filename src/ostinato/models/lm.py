@@ -299,10 +299,14 @@ def sinusoids(position: Tensor, width: int, layout: str = "sinusoidal") -> Tenso
     """position [b, T] -> [b, T, width]: sines and cosines, wavelengths 2 pi to 20000 pi (Vaswani et al.).
 
     layout "sinusoidal": in turn; "audiocraft": all cosines, then all sines, the last wavelength 20000 pi exactly.
+    Whole positions make angles in float64: in float32 those of an hour are off by 0.02. Times keep their own type.
     """
+    wide = position.dtype
+    if not position.is_floating_point():
+        wide = torch.float32 if position.device.type == "mps" else torch.float64  # mps has no float64
     last = width if layout == "sinusoidal" else max(2, width - 2)
-    rate = torch.exp(torch.arange(0, width, 2, device=position.device) * (-math.log(10000.0) / last))
-    angle = position.unsqueeze(-1) * rate
+    rate = torch.exp(torch.arange(0, width, 2, device=position.device, dtype=wide) * (-math.log(10000.0) / last))
+    angle = position.to(wide).unsqueeze(-1) * rate
     if layout == "audiocraft":
         return torch.cat([angle.cos(), angle.sin()], -1)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)

@@ -2,7 +2,8 @@
 
 config.json, model.safetensors   the model, as `ostinato generate --model` reads it
 ema.safetensors                  its averaged weights, if the run keeps them
-optimizers.pt                    the optimizers' states
+optimizers.pt                    the optimizers' states; deleted, and taken out of training.json, where the checkpoint
+                                 is old and kept for its weights (`train.keep_every`): nothing goes on from it
 training.json                    format, step, seed, number of processes, the run's config, its data, what validation
                                  said and of which clips, and the size and SHA-256 of every other file; written last
 """
@@ -19,8 +20,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import flush
+from ostinato.utils.files import flush, write_atomic
 
+OPTIMIZERS = "optimizers.pt"
 FORMAT = 2  # 1 had no record of files
 # Keys that cannot change between two sessions of one run. Dropout and chunk shape no weight.
 FIXED = re.compile(r"task|text|lora|decoder_only|train\.optimizer|model\.(?!(dropout|chunk)$).*")
@@ -115,9 +117,13 @@ def newest_whole(output: Path, say: Callable[[str], object]) -> tuple[Path, dict
     Raises UserError if every one is damaged.
     """
     damaged: list[tuple[Path, str]] = []
+    light: list[Path] = []  # kept for their weights
     for folder in reversed(folders(output)):
         try:
             training = read_whole(folder)
+            if OPTIMIZERS not in training["files"]:
+                light.append(folder)
+                continue
         except UserError:
             raise
         except Exception as error:  # a damaged file raises what it likes: pickle, zip, struct, JSON errors
@@ -129,23 +135,49 @@ def newest_whole(output: Path, say: Callable[[str], object]) -> tuple[Path, dict
             os.replace(bad, aside)
             say(f"{bad} is damaged ({reason}): moved to {aside.name}; going on from {folder.name}")
         return folder, training
+    if light:
+        raise UserError(
+            f"{light[0]} has its weights only (train.keep_every), and nothing newer in {output} is whole: give another "
+            f"output folder and begin with --init {light[0]}"
+        )
     if damaged:
         told = "; ".join(f"{folder.name}: {reason}" for folder, reason in damaged)
         raise UserError(f"no checkpoint in {output} is whole ({told}); --fresh deletes them and starts over")
     return None
 
 
-def prune(output: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints and the `leaders`."""
+def prune(output: Path, keep: int, every: int = 0) -> None:
+    """Delete all but the `keep` newest checkpoints and the `leaders`; those of every `every`-th step lose only their
+    optimizers' states."""
     found = checkpoints(output)
     spared = {*found[-keep:], *leaders(found)}
     for old in found:
-        if old not in spared:
+        if old in spared:
+            continue
+        if every and step_of(old) % every == 0:
+            lighten(old)
+        else:
             # Renamed first: half a deleted checkpoint would pass for a damaged one.
             gone = old.with_name(".pruned")
             shutil.rmtree(gone, ignore_errors=True)
             os.replace(old, gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def lighten(folder: Path) -> None:
+    """Take the optimizers' states out of a checkpoint: first out of its record, so that it is whole at any moment."""
+    try:
+        training = read_training(folder)
+    except (ValueError, UserError):  # damaged, or another version's: told when it is read
+        return
+    if training["files"].pop(OPTIMIZERS, None):
+        text = json.dumps(training, indent=2)
+        write_atomic(folder / "training.json", lambda temporary: temporary.write_text(text))
+    (folder / OPTIMIZERS).unlink(missing_ok=True)
 
 
 def leaders(folders: Iterable[Path]) -> list[Path]:

@@ -41,6 +41,7 @@ class Optimisation:
     validation_clips: int = 64
     checkpoint_every: int = 1000
     keep: int = 2  # newest checkpoints kept, beside the one that validated best
+    keep_every: int = 0  # also kept for good: weights, without the optimizer's states, every so many steps; 0: none
     ema: float = 0.0  # decay of averaged weights, such as 0.999; 0: none are kept
     tracker: str = "tensorboard"  # none, or another by accelerate's name: wandb, mlflow, trackio, ...
     checkpointing: bool = False  # of activations: the backward pass computes them again, for less memory
@@ -238,6 +239,11 @@ def check_training(hyper: Optimisation) -> None:
     )
     check(hyper.optimizer in ("adamw", "muon"), f"train.optimizer must be adamw or muon, got {hyper.optimizer!r}")
     check(not hyper.shard or hyper.optimizer == "adamw", "train.shard goes with adamw only: set train.optimizer=adamw")
+    check(
+        hyper.keep_every >= 0 and hyper.keep_every % hyper.checkpoint_every == 0,
+        f"train.keep_every must be a multiple of train.checkpoint_every ({hyper.checkpoint_every}), or 0 for none, got "
+        f"{hyper.keep_every}",
+    )
     check(hyper.warmup >= 0, f"train.warmup must be at least 0, got {hyper.warmup}")
     check(hyper.clip_norm > 0, f"train.clip_norm must be above 0 (.inf for none), got {hyper.clip_norm}")
     check(0 <= hyper.ema < 1, f"train.ema must be at least 0 and under 1, got {hyper.ema}")

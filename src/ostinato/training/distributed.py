@@ -16,8 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
-from ostinato.models.denoisers import SimbaBlock, UNetBlock
-from ostinato.models.lm import MusicLM
+from ostinato.training.compilation import parts_of
 from ostinato.training.config import Optimisation
 from ostinato.utils.errors import UserError, nearest
 
@@ -43,8 +42,9 @@ def make_accelerator(hyper: Optimisation, output: Path) -> Accelerator:
 
 
 def precision(hyper: Optimisation) -> str:
+    """Accelerate's name. auto: bf16 where the GPU itself has it; T4 and V100 emulate it, which is slow."""
     if hyper.precision == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "no"
     return {"fp32": "no", "bf16": "bf16"}[hyper.precision]
 
 
@@ -64,12 +64,9 @@ def shard(module: nn.Module, device: torch.device) -> None:
     """Spread weights, gradients and optimizer states over all processes (FSDP2), in place; a sub-layer's, or those of a
     block of a fine stage, are gathered while it is computed. Make the optimizer after it."""
     mesh = init_device_mesh(device.type, (launched(),))
-    if isinstance(module, MusicLM):  # cross-attention's text is read before its turn
-        parts = [layer for layer in module.layers if layer.kind != "cross-attention"]
-    else:
-        parts = [part for part in module.modules() if isinstance(part, UNetBlock | SimbaBlock)]
-    for part in parts:
-        fully_shard(part, mesh=mesh)
+    for part in parts_of(module):
+        if getattr(part, "kind", "") != "cross-attention":  # its text is read before its turn
+            fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)  # else validation leaves the outer ones whole
 
 

@@ -1,6 +1,7 @@
 """Training a fine stage on a store of codes: diffusion of the fine latents beside the coarse ones, led by captions."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ostinato.generation.folders import copy_codec
 from ostinato.models.denoisers import make_denoiser
 from ostinato.models.lm import count_parameters
 from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
+from ostinato.training.compilation import LENGTH
 from ostinato.training.config import FineRun
 from ostinato.training.flops import step_flops
 from ostinato.training.init_from import init_folder
@@ -37,9 +39,9 @@ MEASURED = 256  # clips that mean and variance of the latents are measured on
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the noise in validation
 
 
-def make_batch(items: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
-    """Clips of any lengths -> codes [b, K, T], mask [b, T] of the real frames, captions."""
-    T = max(codes.shape[1] for codes, _ in items)
+def make_batch(items: list[tuple[Tensor, str]], least: int = 0) -> tuple[Tensor, Tensor, list[str]]:
+    """Clips of any lengths -> codes [b, K, T], mask [b, T] of the real frames, captions; T is `least` or more."""
+    T = max(least, *(codes.shape[1] for codes, _ in items))
     codes = torch.stack([F.pad(codes, (0, T - codes.shape[1])) for codes, _ in items])
     mask = torch.arange(T) < torch.tensor([codes.shape[1] for codes, _ in items])[:, None]
     return codes, mask, [caption for _, caption in items]
@@ -70,8 +72,8 @@ class FineTask:
         self.denoiser = make_denoiser(run.model).to(device)
         self.denoiser.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"denoiser": self.denoiser}
-        self.collate = make_batch
-        self.encode_text = CachedTextEncoder(self.text, device, 64 if run.train.compile else 1)
+        self.collate = partial(make_batch, least=frames if run.train.compile else 0)
+        self.encode_text = CachedTextEncoder(self.text, device, LENGTH if run.train.compile else 1)
         self.mel = SpectralLoss(self.codec.sample_rate).to(device)
 
     def describe(self) -> str:

@@ -22,6 +22,7 @@ from ostinato.models.lm import MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
 from ostinato.models.patterns import Pattern
 from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
+from ostinato.training.compilation import LENGTH
 from ostinato.training.config import FineRun, LMRun
 from ostinato.training.flops import step_flops
 from ostinato.training.init_from import init_folder
@@ -54,9 +55,12 @@ class CodeDataset(Dataset):
         return codes[:, start : start + self.frames], caption
 
 
-def make_batch(items: list[tuple[Tensor, str]], pattern: Pattern, special: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Clips of any lengths -> inputs [b, K, S], targets [b, K, S] (IGNORED where no code stands), captions."""
-    S = pattern.length(max(codes.shape[1] for codes, _ in items))
+def make_batch(
+    items: list[tuple[Tensor, str]], pattern: Pattern, special: int, least: int = 0
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Clips of any lengths -> inputs [b, K, S], targets [b, K, S] (IGNORED where no code stands), captions; S as for
+    `least` frames or more."""
+    S = pattern.length(max(least, *(codes.shape[1] for codes, _ in items)))
     steps = torch.full((len(items), pattern.K, S), special)
     for row, (codes, _) in zip(steps, items, strict=True):
         encoded = pattern.encode(codes[None], special)[0]
@@ -119,9 +123,9 @@ class LMTask:
         self.lm = MusicLM(run.model).to(device)
         self.lm.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
-        self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special)
-        # Compiled, few lengths, for each is compiled anew.
-        self.encode_text = CachedTextEncoder(self.text, device, 64 if run.train.compile else 1)
+        least = frames if run.train.compile else 0
+        self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special, least=least)
+        self.encode_text = CachedTextEncoder(self.text, device, LENGTH if run.train.compile else 1)
 
     def describe(self) -> str:
         c = self.run.model

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ostinato.training import checkpoint
 from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
+from ostinato.training.compilation import compile_parts
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
 from ostinato.training.distributed import launched, make_accelerator, shard, whole, without_sync
 from ostinato.training.ema import EMA
@@ -87,14 +88,12 @@ class Loop:
             task.start()
         if accelerator.is_main_process:
             forget_after(output, self.step)
-        if self.sharded:
-            for module in task.modules.values():
+        for name, module in task.modules.items():
+            if self.hyper.compile:
+                compile_parts(module)
+            if self.sharded:
                 shard(module, accelerator.device)
-        else:
-            for name, module in task.modules.items():
-                if self.hyper.compile:
-                    for part in getattr(module, "layers", [module]):  # alike: compiled once
-                        part.compile(dynamic=False)
+            else:
                 task.modules[name] = accelerator.prepare(module)
         self.optimizers = {name: optimizers_for(module, self.hyper) for name, module in task.modules.items()}
         self.ema = EMA(self.main(), self.hyper.ema) if self.hyper.ema else None
@@ -288,7 +287,7 @@ class Loop:
         states = self.states()
         if self.accelerator.is_main_process:
             self.write(self.folder(), states)
-            checkpoint.prune(self.output, self.hyper.keep)
+            checkpoint.prune(self.output, self.hyper.keep, self.hyper.keep_every)
             self.render()
         self.accelerator.wait_for_everyone()
 
@@ -373,7 +372,7 @@ class Loop:
             with suppress(UserError):
                 if self.step and checkpoints(self.output)[-1:] != [self.folder()]:
                     self.write(self.folder(), self.states())
-                    checkpoint.prune(self.output, self.hyper.keep)
+                    checkpoint.prune(self.output, self.hyper.keep, self.hyper.keep_every)
                     told = f"; step {self.step} is saved, and the same command goes on from it"
         if isinstance(error, UserError):
             raise UserError(f"{error}{told}") from error
