@@ -104,9 +104,7 @@ def _scan_path(out: Path, track: Track) -> Path:
     return record_path(out, track).with_suffix(".scan.json")
 
 
-def _scan_all(
-    tracks: list[Track], recipe: Recipe, out: Path, machine: Machine, progress: bool
-) -> dict[str, Facts]:
+def _scan_all(tracks: list[Track], recipe: Recipe, out: Path, machine: Machine, progress: bool) -> dict[str, Facts]:
     facts, todo = {}, []
     for track in tracks:
         held = read_json(_scan_path(out, track))

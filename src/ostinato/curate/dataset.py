@@ -1,11 +1,11 @@
 """The records of all tracks become one data set, in the order of the tracks' names, whatever order they were done in.
 
-    metadata.parquet   a row a clip, file_name first (Hugging Face's AudioFolder reads it)
-    drops.parquet      a row for each clip that is out: the stage, the reason, what was measured
-    tracks.parquet     a row for each file of the collection: what it is, and what became of it
-    captions.jsonl     what `ostinato prepare OUT` reads
-    clips/             FLAC or Opus; with format codes, clips-00000.parquet and store.json instead: a store to train on
-    README.md          the data card
+metadata.parquet   a row a clip, file_name first (Hugging Face's AudioFolder reads it)
+drops.parquet      a row for each clip that is out: the stage, the reason, what was measured
+tracks.parquet     a row for each file of the collection: what it is, and what became of it
+captions.jsonl     what `ostinato prepare OUT` reads
+clips/             FLAC or Opus; with format codes, clips-00000.parquet and store.json instead: a store to train on
+README.md          the data card
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ def _outcome(record: dict) -> dict:
     if kept:
         return {"outcome": "kept", "stage": "", "detail": "", "clips": len(kept), "clip_seconds": seconds}
     counts = Counter((drop["stage"], drop["reason"]) for drop in record["drops"])
-    (stage, reason), _ = max(counts.items(), key=lambda item: (item[1], item[0])) if counts else (("cut", "no clips"), 0)
+    (stage, reason), _ = (
+        max(counts.items(), key=lambda item: (item[1], item[0])) if counts else (("cut", "no clips"), 0)
+    )
     detail = "; ".join(f"{count} x {r}" for (_, r), count in sorted(counts.items()))
     return {"outcome": reason, "stage": stage, "detail": detail, "clips": 0, "clip_seconds": 0.0}
 

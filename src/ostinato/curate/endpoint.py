@@ -30,7 +30,9 @@ class Endpoint:
         except ImportError as error:
             raise UserError("an endpoint needs the package openai: pip install 'ostinato[curate]'") from error
         if not url:
-            raise UserError(f"the model {model!r} needs the address it is served at: set url, as http://localhost:8000/v1")
+            raise UserError(
+                f"the model {model!r} needs the address it is served at: set url, as http://localhost:8000/v1"
+            )
         self.model, self.patience, self._openai = model, 3600 * patience_hours, openai
         key = os.environ.get(key_variable) or "none"
         # Retries are ours: the client's own know nothing of hours.
@@ -53,7 +55,9 @@ class Endpoint:
                 self._openai.PermissionDeniedError,
                 self._openai.NotFoundError,
             ) as error:
-                raise Halt(f"{self.client.base_url} says {_short(error)}: check the model's name and the key") from error
+                raise Halt(
+                    f"{self.client.base_url} says {_short(error)}: check the model's name and the key"
+                ) from error
             except (self._openai.APIError, ValueError) as error:  # ValueError: a body that is not JSON
                 waited = time.monotonic() - began
                 if waited + wait > self.patience:

@@ -152,7 +152,9 @@ def _table(folder: Path) -> dict[int, dict[str, str]]:
     if keys[:1] != ["TRACK_ID"] or "TAGS" not in keys:
         raise UserError(f"{path} is not MTG-Jamendo's table (its first line should begin with TRACK_ID, and name TAGS)")
     last = keys.index("TAGS")
-    named = {_number(row[0]): {**dict(zip(keys, row, strict=False)), "TAGS": "\t".join(row[last:])} for row in rows if row}
+    named = {
+        _number(row[0]): {**dict(zip(keys, row, strict=False)), "TAGS": "\t".join(row[last:])} for row in rows if row
+    }
     named.pop(-1, None)
     return named
 

@@ -57,7 +57,9 @@ def _until_broken(
         pool.submit(_ready).result()
     except BrokenProcessPool as error:
         pool.shutdown(wait=False)
-        raise UserError("the processes of the pool cannot start (above is why): --workers 0 works in this one") from error
+        raise UserError(
+            "the processes of the pool cannot start (above is why): --workers 0 works in this one"
+        ) from error
     try:
         while True:
             for task in islice(rest, workers * AHEAD - len(flying)):

@@ -337,5 +337,3 @@ STAGES: dict[str, Stage] = {
 def measured_names() -> tuple[str, ...]:
     """The numbers that stages measure: columns of the result."""
     return ("loudness_db", "silent_seconds", "vocal_db", "vocal_probability")
-
-

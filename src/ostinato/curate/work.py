@@ -1,8 +1,8 @@
 """One track through the stages of a recipe, and the record of it: the unit in which a run is done, killed and resumed.
 
-    OUT/.work/ab/<key>.scan.json   what the scan found of a track
-    OUT/.work/ab/<key>.json        its clips and drops; written last, so that it is there only when all of it is
-    OUT/.work/ab/<key>.<n>.npy     with format codes: the codes of its clips
+OUT/.work/ab/<key>.scan.json   what the scan found of a track
+OUT/.work/ab/<key>.json        its clips and drops; written last, so that it is there only when all of it is
+OUT/.work/ab/<key>.<n>.npy     with format codes: the codes of its clips
 """
 
 from __future__ import annotations
