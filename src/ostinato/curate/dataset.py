@@ -200,7 +200,8 @@ def _remove_strays(out: Path, wanted: set[str]) -> None:
 
 def _write_store(out: Path, recipe: Recipe, clips: list[dict]) -> None:
     """The codes as a store of `data.store`."""
-    from ostinato.codecs.codec import fingerprint, load_codec
+    from ostinato.codecs.base import fingerprint
+    from ostinato.codecs.load import load_codec
 
     codec = load_codec(recipe.codec, "cpu")
     info = {

@@ -62,8 +62,8 @@ class Endpoint:
                 waited = time.monotonic() - began
                 if waited + wait > self.patience:
                     raise Halt(
-                        f"{self.client.base_url} has not answered for {waited / 3600:.2f} h ({_short(error)}): start it, "
-                        "and run the same command again, which goes on from here"
+                        f"{self.client.base_url} has not answered for {waited / 3600:.2f} h ({_short(error)}): "
+                        "start it, and run the same command again, which goes on from here"
                     ) from error
                 time.sleep(max(wait, _asked_wait(error)) * random.uniform(0.8, 1.2))
                 wait = min(2 * wait, LONGEST_WAIT)

@@ -47,16 +47,16 @@ def what_to_download(kind: str = "audio-low") -> str:
             f"     curl --fail --location --continue-at - --remote-name {MIRROR}/raw_30s/{kind}/{name}-$n.tar",
             "   done",
             f"3. Check them:           sha256sum --check data/download/{name}_sha256_tars.txt",
-            "4. Use them packed or unpacked:   ostinato curate mtg-jamendo:mtg-jamendo OUT --recipe configs/data-paper.yaml",
+            "4. Use them, packed or not:  ostinato curate mtg-jamendo:mtg-jamendo OUT --recipe configs/data-paper.yaml",
             "",
             "The authors' own script (scripts/download/download.py) does 2 and 3, too: with --from mtg-fast, as its",
-            "Google Drive links have died. Tracks have licences of their own: audio_licenses.txt, which `curate` reads.",
+            "Google Drive links have died. Each track has its own licence: audio_licenses.txt, which `curate` reads.",
         )
     )
 
 
 def jamendo_tracks(folder: Path) -> list[Track]:
-    """The tracks whose audio is here; those only in the table have a fault. Raises UserError where no audio is."""
+    """The tracks that are here; those only in the table have a fault. Raises UserError where no audio is."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: `ostinato curate mtg-jamendo` says what to download")
     audio = {**_packed(folder), **_unpacked(folder)}

@@ -81,8 +81,8 @@ class AudioEncoder(nn.Module):
 
 
 class LPMusicCaps(nn.Module):
-    """The captioner with its tokenizer; `bart` is a folder or hub id with BART's config and tokenizer, whose weights are
-    not needed."""
+    """The captioner with its tokenizer. bart: a folder or hub id with BART's config and tokenizer; its weights are not
+    needed."""
 
     def __init__(self, bart: str):
         from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration

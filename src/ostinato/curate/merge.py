@@ -37,7 +37,7 @@ def merge(options: Merge, context: Context) -> Callable[[Clip], Clip | Drop]:
 
     def apply(clip: Clip) -> Clip | Drop:
         if not clip.captions:
-            return Drop("no captions")
+            return clip
         fault = ""
         for number in range(options.tries):
             answer = ask(prompt.replace("{captions}", listed(clip)), number)
@@ -136,15 +136,15 @@ def _in_process(name: str, options: Merge, context: Context) -> Ask:
     return ask
 
 
-def by_rules(clip: Clip, max_words: int, by: str) -> Clip | Drop:
-    """The description made of whole sentences of the captions: each once, in order, none about the recording, as many as
-    fit. A caption is repeated where it is all there is; nothing is invented, and nothing is made smoother."""
+def by_rules(clip: Clip, max_words: int, by: str) -> Clip:
+    """The description made of whole sentences of the captions: each once, in order, none about the recording, as many
+    as fit. One caption is taken as it is, and of none there comes none; nothing is invented or made smoother."""
     texts = [said.text for said in clip.captions]
-    if len(texts) == 1:
-        return replace(clip, caption=" ".join(texts[0].split()), caption_by=clip.captions[0].by)
-    caption = join_sentences(texts, max_words)
+    if not texts:
+        return clip
+    caption = join_sentences(texts, max_words) if len(texts) > 1 else ""
     if not caption:
-        return Drop("no captions") if not texts else replace(clip, caption=texts[0], caption_by=clip.captions[0].by)
+        return replace(clip, caption=" ".join(texts[0].split()), caption_by=clip.captions[0].by)
     return replace(clip, caption=caption, caption_by=by)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from ostinato.curate.stages import STAGES, Stage
-from ostinato.training.config import build, read_config
 from ostinato.utils.errors import UserError, nearest
+from ostinato.utils.schema import build
 
 FORMATS = ("flac", "opus", "codes")
 
@@ -74,7 +74,7 @@ def load_recipe(path: str | os.PathLike, settings: Sequence[str] = ()) -> Recipe
 
     Raises: UserError for a file, a stage, an option or a value that cannot be, and for an order that makes no sense.
     """
-    values = read_config(path)
+    values = _read(path)
     lines = values.pop("stages", None)
     if not isinstance(lines, list) or not lines:
         raise UserError(f"recipe {path} lacks its list of stages; configs/data-paper.yaml is one to begin with")
@@ -92,6 +92,18 @@ def load_recipe(path: str | os.PathLike, settings: Sequence[str] = ()) -> Recipe
     recipe = Recipe(tuple(steps), **values)
     _check(recipe, path)
     return recipe
+
+
+def _read(path: str | os.PathLike) -> dict:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no recipe {path}; configs/data-free.yaml is one to begin with") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path} should hold 'key: value' lines, and holds a {type(values).__name__}")
+    return values
 
 
 def _line(line: Any, path: str | os.PathLike) -> tuple[str, dict]:

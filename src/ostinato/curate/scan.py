@@ -4,7 +4,7 @@ follows, and needed of all tracks at once to find duplicates."""
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile as sf

@@ -27,7 +27,9 @@ from ostinato.utils.audio import AUDIO_SUFFIXES
 from ostinato.utils.errors import UserError
 
 # Audio that libsndfile does not read: worth another word than "not audio".
-OTHER_AUDIO = frozenset(".m4a .aac .mp4 .wma .ape .wv .mpc .alac .dsf .dff .ra .amr .mka .webm .tta".split())
+OTHER_AUDIO = frozenset(
+    (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".mpc", ".alac", ".dsf", ".dff", ".ra", ".amr", ".mka", ".webm")
+)
 SIDECARS = frozenset((".txt", ".json"))
 TABLES = frozenset(("captions.csv", "captions.jsonl"))
 
@@ -293,7 +295,8 @@ def _row_bytes(track: Track) -> tuple[bytes, str]:
 def as_file(track: Track) -> Iterator[Path]:
     """The track's bytes as a file, for as long as the context lasts. Raises: UserError where they cannot be read."""
     if track.offset < 0:
-        yield Path(track.path)
+        with _plainly_named(Path(track.path)) as path:
+            yield path
         return
     try:
         if track.suffix:
@@ -308,3 +311,15 @@ def as_file(track: Track) -> Iterator[Path]:
         path = Path(folder, f"track{suffix}")
         path.write_bytes(held)
         yield path
+
+
+@contextmanager
+def _plainly_named(path: Path) -> Iterator[Path]:
+    """`path`, or where its name is not UTF-8, which libsndfile cannot open, a link to it that is."""
+    if os.fsencode(path).decode("utf-8", "replace") == str(path):
+        yield path
+    else:
+        with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
+            link = Path(folder, f"track{name_of(path.suffix)}")
+            link.symlink_to(path.absolute())
+            yield link

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ostinato.curate.clip import Clip, Drop, Halt, Said, Track, share, stem_of
-from ostinato.curate.recipe import Recipe
+from ostinato.curate.recipe import Recipe, Step
 from ostinato.curate.scan import Facts
 from ostinato.curate.sources import as_file
 from ostinato.curate.stages import Context, loudness
@@ -57,6 +57,10 @@ class Worker:
         """Take a track through, write its clips and its record. Returns: seconds of music kept."""
         spent: dict[str, float] = defaultdict(float)
         kept, dropped = through(track, facts, self.recipe, self.stages, spent)
+        return self.finish(track, kept, dropped, spent)
+
+    def finish(self, track: Track, kept: list[Clip], dropped: list[Out], spent: dict[str, float]) -> float:
+        """Write what is left of a track: its clips, then its record."""
         rows = []
         for number, clip in enumerate(kept):
             began = time.perf_counter()
@@ -83,19 +87,27 @@ class Worker:
 
 def make_worker(recipe: Recipe, out: Path, context: Context) -> Worker:
     """Make every stage after `cut`. Raises: UserError, naming what is missing, where one cannot be made."""
-    stages = []
-    for step in recipe.after_cut():
-        if step.name != "one_clip":
-            apply = step.stage.make(step.options, context)
-            stages.append((step.name, apply, getattr(step.options, "parallel", 1)))
-    codec = None
-    if recipe.format == "codes":
-        from ostinato.codecs.codec import load_codec
+    return Worker(recipe, out, make_stages(recipe.after_cut(), context), make_codec(recipe, context))
 
-        codec = load_codec(recipe.codec, context.device)
-        if codec.sample_rate != recipe.sample_rate:
-            raise UserError(f"{recipe.codec} works at {codec.sample_rate} Hz: --set sample_rate={codec.sample_rate}")
-    return Worker(recipe, out, stages, codec)
+
+def make_stages(steps: Sequence[Step], context: Context) -> list[tuple[str, Apply, int]]:
+    return [
+        (step.name, step.stage.make(step.options, context), getattr(step.options, "parallel", 1))
+        for step in steps
+        if step.name != "one_clip"
+    ]
+
+
+def make_codec(recipe: Recipe, context: Context) -> Any:
+    """The codec of format codes, else None. Raises: UserError for one of another sample rate."""
+    if recipe.format != "codes":
+        return None
+    from ostinato.codecs.load import load_codec
+
+    codec = load_codec(recipe.codec, context.device)
+    if codec.sample_rate != recipe.sample_rate:
+        raise UserError(f"{recipe.codec} works at {codec.sample_rate} Hz: --set sample_rate={codec.sample_rate}")
+    return codec
 
 
 def through(
@@ -108,21 +120,33 @@ def through(
     one = recipe.find("one_clip")
     dropped: list[Out] = []
     if one and one.stop_early:
-        return _first(track, facts, recipe, stages, spent, dropped), sorted(dropped, key=lambda out: out.start)
+        kept = _first(track, facts, recipe, stages, spent, dropped)
+    else:
+        kept = read_clips(track, recipe, stages, spent, dropped)
+    return kept, sorted(dropped, key=lambda out: out.start)
+
+
+def read_clips(
+    track: Track, recipe: Recipe, stages: list[tuple[str, Apply, int]], spent: dict[str, float], dropped: list[Out]
+) -> list[Clip]:
+    """The clips of a track that pass `stages`, a few read at a time; with `one_clip`, the one chosen. A file that ends
+    early or is damaged gives those before the damage."""
     kept: list[Clip] = []
     try:
         pieces = _timed(cut(track, recipe, dropped), spent, "cut")
         while clips := list(islice(pieces, TOGETHER)):
-            left = _apply(clips, stages, spent, dropped)
-            if one:
-                kept = _choose([*kept, *left], recipe.seed, dropped)
-            else:
-                kept += left
+            kept += apply_stages(clips, stages, spent, dropped)
+            if recipe.find("one_clip") and len(stages) == _stages_after_cut(recipe):
+                kept = choose(kept, recipe.seed, dropped)
     except Halt:
         raise
-    except UserError as error:  # a file that ends early, or is damaged: what came before it counts
+    except UserError as error:
         dropped.append(Out(_end(kept, dropped), 0.0, "read", Drop("damaged", str(error))))
-    return kept, sorted(dropped, key=lambda out: out.start)
+    return kept
+
+
+def _stages_after_cut(recipe: Recipe) -> int:
+    return sum(step.name != "one_clip" for step in recipe.after_cut())
 
 
 def _first(
@@ -151,7 +175,7 @@ def _first(
                 dropped.append(Out(start, len(audio) / recipe.sample_rate, "cut", Drop("the end of a track")))
                 continue
             clip = new_clip(track, start, recipe.sample_rate, audio)
-            if left := _apply([clip], stages, spent, dropped):
+            if left := apply_stages([clip], stages, spent, dropped):
                 other = Drop("another clip was chosen", "not measured")
                 dropped += [Out(s, lengths[s], "one_clip", other) for s in order[place + 1 :]]
                 return left
@@ -191,7 +215,7 @@ def _timed(clips: Iterator[Clip], spent: dict[str, float], name: str) -> Iterato
         yield clip
 
 
-def _apply(clips: list[Clip], stages: list, spent: dict[str, float], dropped: list[Out]) -> list[Clip]:
+def apply_stages(clips: list[Clip], stages: list, spent: dict[str, float], dropped: list[Out]) -> list[Clip]:
     for name, apply, parallel in stages:
         if not clips:
             break
@@ -216,7 +240,8 @@ def _each(apply: Apply, clips: list[Clip], parallel: int) -> list[Any]:
         return list(pool.map(apply, clips))
 
 
-def _choose(clips: list[Clip], seed: int, dropped: list[Out]) -> list[Clip]:
+def choose(clips: list[Clip], seed: int, dropped: list[Out]) -> list[Clip]:
+    """The one whose share, by the seed and its id, is least: the same however the clips come."""
     if not clips:
         return []
     chosen = min(clips, key=lambda clip: share(seed, clip.id))
