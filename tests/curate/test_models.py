@@ -22,19 +22,17 @@ def clip_of(seconds=12.0, seed=0):
     return Clip(Track("a", "a", ""), 0.0, RATE, tune(seconds, RATE, seed))
 
 
-def tokenizer(folder, kind="bart"):
+def tokenizer(folder):
     """A byte-level BPE tokenizer of 300 entries, as BART's and GPT-2's are."""
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import BartTokenizerFast, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     made = ByteLevelBPETokenizer()
     made.train_from_iterator(["calm piano music with drums"] * 3, 300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
     folder.mkdir(parents=True, exist_ok=True)
     made.save_model(str(folder))
-    if kind == "bart":
-        loaded = BartTokenizerFast(vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"))
-    else:
-        loaded = PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, eos_token="</s>", pad_token="<pad>")
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    loaded = PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, **special)
     loaded.save_pretrained(folder)
     return loaded
 
@@ -100,7 +98,7 @@ def test_a_captioner_of_transformers_by_sound_alone(tmp_path):
     from transformers import WhisperTokenizerFast
 
     folder = tmp_path / "whisper"
-    words = tokenizer(folder, "plain")
+    words = tokenizer(folder)
     fast = WhisperTokenizerFast(vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"))
     WhisperProcessor(WhisperFeatureExtractor(feature_size=16, chunk_length=2), fast).save_pretrained(folder)
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "num_mel_bins": 16}
@@ -128,7 +126,7 @@ def test_windows_cover_a_clip_and_a_short_rest_is_not_alone():
 def test_a_language_model_in_process_answers_or_rules_do(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    words = tokenizer(tmp_path / "gpt", "plain")
+    words = tokenizer(tmp_path / "gpt")
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt")
     apply = merge(Merge(model=f"transformers:{tmp_path / 'gpt'}", tries=2, max_tokens=8), HERE)
