@@ -122,7 +122,7 @@ def prepare(
     info = _settings(codec, codec_name, codec_id, sample_rate, clip_seconds, min_seconds, silence_db)
     files = _find_audio(folder)
     about, strangers, faults = gather(folder, list(files), Path(captions) if captions else None)
-    with _only_writer(out):
+    with only_writer(out):
         _agree(out, info)
         records = _bring_up_to_date(out, folder, files, about)
         todo = [path for path in files if path not in records]
@@ -213,7 +213,7 @@ def _find_audio(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
+def only_writer(out: Path) -> Iterator[None]:
     """Make `out` and hold it: two runs at once would overwrite each other's shards. The lock dies with the process."""
     lock = out / ".lock"
     try:

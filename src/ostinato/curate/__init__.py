@@ -1,0 +1,12 @@
+"""Before `data`: a collection becomes a training set, and every clip that is left out says why.
+
+    sources     a folder, MTG-Jamendo, WebDataset shards or a Hugging Face data set -> tracks
+    recipe      the stages and their options, in order, from YAML
+    stages      the table of stages; those before `cut` look at a track, those after it at a clip
+    scan        what is read of every track first: header, checksum, fingerprint
+    workers     one track through the stages; many of them in a process pool, or through Ray Data
+    dataset     the result: FLAC or Opus, Parquet, captions.jsonl for `ostinato prepare`, a data card
+    report      the funnel, beside the paper's
+
+A stage is a function that takes its options and gives a function from a clip to a clip, or to a `Drop`.
+"""
