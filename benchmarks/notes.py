@@ -4,9 +4,9 @@
     unzip -j basic_pitch-0.4.0-*.whl basic_pitch/saved_models/icassp_2022/nmp.onnx
     python benchmarks/notes.py nmp.onnx --real CORPUS --codebooks 1,8 --clips kinds/clips --picture notes.png
 
-CORPUS is the folder that recipes/pocket's corpus script wrote, kinds/clips what benchmarks/kinds.py generated. The network
-is basic-pitch's (arXiv 2203.09893, Apache 2.0), which hears the 88 keys of a piano whatever plays them. Means over clips,
-with the standard error of the mean:
+CORPUS is the folder that the corpus script of recipes/pocket wrote, kinds/clips what benchmarks/kinds.py generated. The
+network is that of basic-pitch (arXiv 2203.09893, Apache 2.0), which hears the 88 keys of a piano whatever plays them.
+Means over clips, with the standard error of the mean:
 - sounding: keys a frame whose note probability is at least 0.3;
 - kept: share of the real clip's sounding cells (frame and key) that still sound; added: sounding cells that are not in
   the real clip, as a share of the real clip's;

@@ -1,4 +1,4 @@
-"""Give a pocket codec more codebooks: python recipes/pocket/grow.py CODEC OUT COUNT
+"""Give a pocket codec more codebooks: python recipes/pocket/2_grow_codec.py CODEC OUT COUNT
 
 CODEC: pocket, or the folder of a codec or of a model with one. The first codebooks, the encoder and the decoder stay
 what they are. The new codebooks add nothing to the sound until they are trained: their way out is zero.
@@ -39,4 +39,4 @@ if __name__ == "__main__":
         codec = PocketCodec.from_pretrained(init_folder(sys.argv[1], "codec"))
         grow(codec, int(sys.argv[3])).save_pretrained(sys.argv[2])
     except UserError as error:
-        sys.exit(f"grow.py: {error}")
+        sys.exit(f"2_grow_codec.py: {error}")
