@@ -1,4 +1,4 @@
-"""What the pack is measured against: python recipes/pocket/6_yardsticks.py CORPUS STORE OUT [--count 200] [--model MODEL]
+"""What the pack is measured against: python recipes/pocket/6_yardsticks.py CORPUS STORE OUT [--count N] [--model MODEL]
 
 CORPUS is what 1_corpus.py wrote, STORE the codes the model was trained on. Written to OUT, all clips 10 s:
 - `test/` and `train/`: real music of the two splits, of all pieces alike, and `prompts.csv`, the captions of `test/`;
