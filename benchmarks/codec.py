@@ -2,8 +2,8 @@
 
     python benchmarks/codec.py CLIPS --codec pocket --figure codec.png --listener efficientat:mn04_as_mAP_432.pt
 
-CLIPS is a folder of audio that the codec was not trained on, such as OUT/test of recipes/pocket/yardsticks.py. mel: the
-mean distance of log10 mel spectra at windows of 128 to 4096 samples; SI-SDR: scale-invariant signal-to-distortion
+CLIPS is a folder of audio that the codec was not trained on, such as OUT/test of recipes/pocket/6_yardsticks.py. mel:
+the mean distance of log10 mel spectra at windows of 128 to 4096 samples; SI-SDR: scale-invariant signal-to-distortion
 ratio; FD: Frechet distance of the listener's embeddings to those of the clips themselves, over all clips (it is biased
 by their number, alike for every row). Perplexity: how many of a codebook's entries are in use, counted as if all were
 used alike. `--pictures N` draws mel spectrograms of N of the clips, one a row: as it is, from all codebooks, from one.

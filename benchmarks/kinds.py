@@ -9,7 +9,7 @@ of that network's embedding. A clip is given to the kind whose mean it is neares
 kinds (linear discriminant analysis, the covariance shrunk by 0.3 to its diagonal):
 - among themselves: the means are of the generated clips of all other sentences, so that a sentence is never its own
   yardstick;
-- by real music (`--real`, the folder that recipes/pocket/corpus.py wrote): the means are of real clips through the
+- by real music (`--real`, the folder that recipes/pocket/1_corpus.py wrote): the means are of real clips through the
   model's codec, three at most of each piece, by the `kind` of its captions.jsonl; the same judge on clips of the test
   split, through the codec too, is the ceiling.
 Chance is 10 %. Intervals are Wilson's, 95 %, with the sentence's five kin taken for independent.
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seeds", type=int, default=1, help="clips of each sentence")
     parser.add_argument("--listener", help="efficientat:FILE, jamendo:FILE, or openl3, passt, vggish, clap")
-    parser.add_argument("--real", type=Path, help="the folder that recipes/pocket/corpus.py wrote")
+    parser.add_argument("--real", type=Path, help="the folder that recipes/pocket/1_corpus.py wrote")
     parser.add_argument("--picture", type=Path, help="with --real: mel spectrograms, a PNG")
     parser.add_argument("--real-clips", type=int, default=40, help="of a kind and split, at most")
     args = parser.parse_args()

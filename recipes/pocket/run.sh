@@ -15,22 +15,22 @@ else
     # Freed memory is kept for the next step: with 180,000 page faults fewer, one took 1.55 s in place of 2.6 to 3.3.
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 fi
-python recipes/pocket/corpus.py data/pocket
+python recipes/pocket/1_corpus.py data/pocket
 ostinato prepare data/pocket stores/audio --codec none --sample-rate 32000
 ostinato train configs/codec-pocket.yaml "${codec[@]}" --set adversary_from=1000000
-python recipes/pocket/half.py runs/codec-pocket runs/codec-half
+python recipes/pocket/3_half.py runs/codec-pocket runs/codec-half
 ostinato prepare data/pocket stores/pocket --codec runs/codec-half
 ostinato train configs/$lm.yaml "${language[@]}"
 ostinato train configs/codec-pocket-decoder.yaml --init runs/codec-half "${decoder[@]}"
-python recipes/pocket/half.py runs/$lm runs/pack-delay runs/codec-pocket-decoder
+python recipes/pocket/3_half.py runs/$lm runs/pack-delay runs/codec-pocket-decoder
 ostinato train configs/lm-coarse-pocket.yaml "${language[@]}"
 ostinato train configs/fine-pocket-simba.yaml "${language[@]}"
 ostinato join runs/lm-coarse-pocket runs/fine-pocket-simba runs/two-stage
-python recipes/pocket/half.py runs/two-stage runs/pack runs/codec-pocket-decoder
+python recipes/pocket/3_half.py runs/two-stage runs/pack runs/codec-pocket-decoder
 # In the package, both play through one codec.
 pack=src/ostinato/packs/pocket
 mkdir -p $pack/delay
 cp -r runs/pack/{config.json,lm,fine,codec} $pack
 cp runs/pack-delay/model.safetensors $pack/delay
 sed 's|"codec": "codec"|"codec": "../codec"|' runs/pack-delay/config.json >$pack/delay/config.json
-python recipes/pocket/attribution.py data/pocket/captions.jsonl src/ostinato/packs/pocket/ATTRIBUTION.csv
+python recipes/pocket/4_attribution.py data/pocket/captions.jsonl src/ostinato/packs/pocket/ATTRIBUTION.csv

@@ -11,10 +11,7 @@ import pytest
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket"
 sys.path.insert(0, str(RECIPE))
 
-import plan_styles  # noqa: E402
-import render  # noqa: E402
-import scores  # noqa: E402
-import styles  # noqa: E402
+from music import plan_rule, render, scores, styles  # noqa: E402
 
 FREE = (
     "GPL",
@@ -34,7 +31,7 @@ FREE = (
 
 
 def lines(name: str) -> list[dict[str, str]]:
-    with (RECIPE / name).open(encoding="utf-8", newline="") as f:
+    with (RECIPE / "data" / name).open(encoding="utf-8", newline="") as f:
         return list(csv.DictReader(f))
 
 
@@ -57,12 +54,12 @@ def test_no_composition_crosses_the_split():
 
 
 def test_no_two_lines_make_one_file():
-    files = [row["file"] for row in render.read_scores(RECIPE / "scores.csv")]
+    files = [row["file"] for row in render.read_scores(RECIPE / "data/scores.csv")]
     assert len(files) == len(set(files)) > 600
 
 
 def test_pieces_by_rule_are_in_the_list_and_playable():
-    drawn = plan_styles.by_rule(random.Random(21))
+    drawn = plan_rule.by_rule(random.Random(21))
     listed = {(r["style"], r["path"]): r for r in lines("scores.csv")}
     for row in drawn:
         assert {k: listed[row["style"], row["path"]][k] for k in row} == row

@@ -5,7 +5,7 @@ for want of voices.
 """
 
 import numpy as np
-from scores import RATE, Tune, beat_of, chords_for, spans, triad
+from music.scores import RATE, Tune, beat_of, chords_for, spans, triad
 
 
 def pulse(pitch: float, seconds: float, duty: float, vibrato: float, start: float) -> np.ndarray:

@@ -1,23 +1,20 @@
-"""Choose scores of the music21 corpus and how each is played: `python plan_scores.py > scores.csv`.
+"""Scores of the music21 corpus, and how each is played.
 
-Done once, by the maintainers; corpus.py reads the result. The same seed gives the same file. A caption says only what
-the score and the chosen settings make true: the key is named only where the notation, the last bass note and the
-Krumhansl key finder agree.
+A caption says only what the score and the chosen settings make true: the key is named only where the notation, the last
+bass note and the Krumhansl key finder agree.
 """
 
-import csv
 import hashlib
 import random
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from scores import Tune, beat_of, fit, parse, read_tune
+from music.scores import Tune, beat_of, fit, parse, read_tune
 
-CHORALES, TUNES, SECONDS = 92, 205, 41
+SECONDS = 41
 NAMES = ["C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B"]
 # words, GM programs of soprano to bass, semitones up, whether it can be called gentle
 CHOIRS = [
@@ -304,28 +301,3 @@ def settle(score: Score, choice: tuple, rng: random.Random) -> dict[str, str] | 
     said = captions(score, words, with_, solo, speed, felt, row, feelings, random.Random(score.work))
     row["captions"] = " | ".join(dict.fromkeys(said))
     return row
-
-
-def main() -> None:
-    """Deal the instruments out in turn, so that none is rare; one version of each melody."""
-    from music21 import corpus
-
-    rng, root, seen = random.Random(20), Path(corpus.__file__).parent, set()
-    writer = None
-    for candidates, choices, wanted in ((chorales(root, rng), CHOIRS, CHORALES), (tunes(root, rng), LEADS, TUNES)):
-        done = 0
-        for score in candidates:
-            if done == wanted:
-                break
-            if score.contour in seen or not (row := settle(score, choices[done % len(choices)], rng)):
-                continue
-            seen.add(score.contour)
-            if not writer:
-                writer = csv.DictWriter(sys.stdout, row, lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
-            done += 1
-
-
-if __name__ == "__main__":
-    main()

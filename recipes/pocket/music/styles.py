@@ -1,4 +1,4 @@
-"""Pieces that scores.csv asks for by `style`: bands over a public-domain tune, or music drawn by rule with a seed.
+"""Pieces that data/scores.csv asks for by `style`: bands over a public-domain tune, or music drawn by rule with a seed.
 
 Every style returns (notes, GM program of each channel, quarter notes a minute). Times are in quarter notes, as in
 scores.py. A row's `form` picks the variety within a style ("swing quartet", "rock groove"); what a caption says of a
@@ -8,7 +8,7 @@ piece is what the form, the tempo and the key of its row fix here.
 import random
 from collections.abc import Callable
 
-from scores import DRUMS, Note, Tune, beat_of, chords_for, placed, spans, triad
+from music.scores import DRUMS, Note, Tune, beat_of, chords_for, placed, spans, triad
 
 Row = dict[str, str]
 Piece = tuple[list[Note], dict[int, int]]

@@ -1,6 +1,6 @@
-"""What the pack is measured against: python recipes/pocket/yardsticks.py CORPUS STORE OUT [--count 200] [--model MODEL]
+"""What the pack is measured against: python recipes/pocket/6_yardsticks.py CORPUS STORE OUT [--count N] [--model MODEL]
 
-CORPUS is what corpus.py wrote, STORE the codes the model was trained on. Written to OUT, all clips 10 s:
+CORPUS is what 1_corpus.py wrote, STORE the codes the model was trained on. Written to OUT, all clips 10 s:
 - `test/` and `train/`: real music of the two splits, of all pieces alike, and `prompts.csv`, the captions of `test/`;
 - `unigram/`: codes drawn one by one by how often each stands in the training set, through the codec;
 - `untrained/`: the model with fresh weights, a folder that `ostinato evaluate` generates from.

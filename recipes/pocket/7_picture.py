@@ -1,4 +1,4 @@
-"""Draw README.md's picture: python recipes/pocket/picture.py docs/four-sentences.png (needs matplotlib)."""
+"""Draw README.md's picture: python recipes/pocket/7_picture.py docs/four-sentences.png (needs matplotlib)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Which sampling settings play best: python recipes/pocket/settings.py MODEL STORE [LISTENER]
+"""Which sampling settings play best: python recipes/pocket/5_settings.py MODEL STORE [LISTENER]
 
 For 48 held-out captions, the Frechet distance between what is generated and the real clips through the same codec, of
 log-mel frames (40 bands, and their change over 64 ms), and of the embeddings of LISTENER (`ostinato evaluate --help`

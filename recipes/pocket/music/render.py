@@ -7,11 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import chip
 import numpy as np
-import scores
 import soundfile
-import styles
+from music import chip, scores, styles
 
 MODULES = (".mod", ".xm", ".it", ".s3m")
 SYMBOLIC = (".mid", *MODULES)  # what a package has as notes rather than as sound

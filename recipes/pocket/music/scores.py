@@ -1,4 +1,4 @@
-"""Render public-domain scores of the music21 corpus with General MIDI instruments, as scores.csv says.
+"""Render public-domain scores of the music21 corpus with General MIDI instruments, as data/scores.csv says.
 
 Beside the columns of tracks.csv a line has `programs` (one GM program per part, from 0), `backing` (`none`, or
 `drone`, `octave`, `chords`, `arpeggio` with its GM program: `chords:24`), `drums` (0 or 1), `bpm` (quarter notes per

@@ -1,4 +1,4 @@
-"""Write the list of works a pack was trained on: python recipes/pocket/attribution.py CORPUS/captions.jsonl OUT.csv"""
+"""The list of works a pack was trained on: python recipes/pocket/4_attribution.py CORPUS/captions.jsonl OUT.csv"""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Write a model folder in half precision: python recipes/pocket/half.py FOLDER OUT [CODEC]
+"""Write a model folder in half precision: python recipes/pocket/3_half.py FOLDER OUT [CODEC]
 
 FOLDER is a pocket codec, a language model with one, or a two-stage model (`ostinato join`). The codec is halved before
 the corpus is encoded with it, so that the codes it gives are those the language model was trained on. CODEC: another of
@@ -13,8 +13,7 @@ import torch
 import ostinato
 from ostinato.codecs.base import fingerprint
 from ostinato.codecs.pocket import PocketCodec
-from ostinato.generation.folders import resolve
-from ostinato.generation.pipeline import training
+from ostinato.generation.folders import resolve, training_state
 from ostinato.utils.files import read_config
 
 source, out = resolve(sys.argv[1]), Path(sys.argv[2])
@@ -23,7 +22,7 @@ if read_config(source)["model_type"] == "pocket":
 else:
     model = ostinato.load(source)
     about = {name: model.config[name] for name in ("text", "codec", "codec_id")}
-    trained = training(source / "lm" if model.fine else source)
+    trained = training_state(source / "lm" if model.fine else source)
     model.config = about | {"training": {name: trained[name] for name in ("step", "seed")}}
     if len(sys.argv) > 3:
         codec = PocketCodec.from_pretrained(resolve(sys.argv[3]))

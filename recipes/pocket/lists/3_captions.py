@@ -1,4 +1,4 @@
-"""Write the captions of tracks.csv: `python caption_tracks.py OUT`, where OUT is the corpus that corpus.py made.
+"""Write the captions of tracks.csv: `python lists/3_captions.py OUT`, where OUT is the corpus that 1_corpus.py made.
 
 Evidence, strongest first: what a package says of itself in a title or an embedded genre; two taggers that were trained
 apart (listened.csv: musicnn over the whole track, EfficientAT mn04 over three pieces); measurements of the same three
@@ -17,11 +17,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import corpus
-import measure
-import render
+RECIPE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(RECIPE))
 
-HERE = Path(__file__).resolve().parent
+from music import measure, packages, render  # noqa: E402
+
+DATA = RECIPE / "data"
 PACKAGES = {  # what the game is, said in one phrasing
     "ufoai-music": "science fiction game",
     "singularity-music": "science fiction game",
@@ -355,14 +356,14 @@ def measured(rows: list[dict[str, str]], out: Path) -> dict[str, list[dict[str, 
     for row in rows:
         if row["file"] not in known:
             known[row["file"]] = measure.listen(out / row["file"])
-    corpus.write_whole(kept, json.dumps(known).encode())
+    packages.write_whole(kept, json.dumps(known).encode())
     return known
 
 
 def main(out: Path) -> None:
     """Rewrite the columns `kind` and `captions` of tracks.csv."""
-    table = HERE / "tracks.csv"
-    rows, tags = corpus.read_tracks(table), listened(HERE / "listened.csv")
+    table = DATA / "tracks.csv"
+    rows, tags = packages.read_tracks(table), listened(DATA / "listened.csv")
     numbers = measured(rows, out)
     for row in rows:
         row["kind"], said = captions(Heard(row, tags[row["package"], row["path"]], numbers[row["file"]]))
