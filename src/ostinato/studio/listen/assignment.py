@@ -72,4 +72,5 @@ def with_attention(test: ListeningTest, pages: list[Page], rng: np.random.Genera
     beside = list(page.files) if test.mode == "scales" else [page.files[0]]
     beside.insert(int(rng.integers(len(beside) + 1)), attention.file)
     extra = Page(page.prompt, tuple(beside))
-    return [*pages[:at], extra, *pages[at + 1 :]] if test.mode == "scales" else [*pages[: at + 1], extra, *pages[at + 1 :]]
+    kept = pages[: at + 1] if test.mode == "pairs" else pages[:at]
+    return [*kept, extra, *pages[at + 1 :]]

@@ -89,7 +89,7 @@ class Ballots:
             self.db.execute("INSERT INTO test SELECT ? WHERE NOT EXISTS (SELECT 1 FROM test)", (test.id,))
             (found,) = self.db.execute("SELECT id FROM test").fetchone()
         except sqlite3.Error as error:
-            raise UserError(f"cannot open {self.path} ({error}): is the folder writable, and the file a test's?") from error
+            raise UserError(f"cannot open {self.path} ({error}): can the folder be written?") from error
         if found != test.id:
             raise UserError(f"{self.path} holds the ratings of another test: move it away, or take the test it is of")
 
@@ -189,7 +189,8 @@ class Ballots:
 
     def rate(self, session: Session, clip: str, scale: str, value: float) -> None:
         """Keep a mark, in place of an earlier one. With pairs, value is 1 where the clip is preferred, 0 where the
-        other, 0.5 for neither. Raises Refusal for a clip of no open page, a strange scale or value, or one not heard."""
+        other is, 0.5 for neither. Raises Refusal for a clip of no open page, a strange scale or value, and one that was
+        not heard where that is asked."""
         page, rated = open_clip(session, clip)
         if scale not in SCALES:
             raise Refusal(f"no scale {scale[:40]!r}: there are {', '.join(SCALES)}")
@@ -219,9 +220,7 @@ class Ballots:
             raise Refusal(f"{missing} marks of this page are missing", 409)
         last = number == len(session.pages) - 1
         with self.writing() as db:
-            db.execute(
-                "UPDATE pages SET submitted = ? WHERE session = ? AND page = ?", (now(), session.number, number)
-            )
+            db.execute("UPDATE pages SET submitted = ? WHERE session = ? AND page = ?", (now(), session.number, number))
             db.execute(
                 "UPDATE sessions SET seen = ?, finished = ? WHERE number = ?",
                 (time.time(), now() if last else None, session.number),

@@ -14,8 +14,8 @@ MODES = ("scales", "pairs")
 # The paper's, section IV-B, word for word.
 SCALES = {
     "consistency": "Measures local and global musical coherence, including melody, rhythm, and overall structure.",
-    "alignment": "Assesses how well the input text prompt is reflected in the generated audio, for descriptions related "
-    "to either explicit attributes (e.g., instrumentation, tempo) or abstract semantics (e.g., mood, style).",
+    "alignment": "Assesses how well the input text prompt is reflected in the generated audio, for descriptions "
+    "related to either explicit attributes (e.g., instrumentation, tempo) or abstract semantics (e.g., mood, style).",
     "overall": "Evaluates the musicality, naturalness, and general listenability of the generated audio.",
 }
 LIKERT = (1, 2, 3, 4, 5)  # 1 = poor, 5 = excellent

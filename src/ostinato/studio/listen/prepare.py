@@ -176,7 +176,7 @@ def of_evaluation(folder: Path, only: str | None) -> tuple[list[Source], dict[st
             files = {k: v for k, v in find_clips(row["folder"], row["name"]).files.items() if k not in row["lost"]}
             sources.append(Source(System(row["name"], row["kind"], row["about"] | {"seconds": seconds}), files))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}/results.json is no evaluation ({error}): give `ostinato evaluate`'s folder") from error
+        raise UserError(f"{folder}/results.json is no evaluation ({error}): make it again") from error
     if not sources:
         what = f"no row {only!r}" if only else "no rows of models or clips"
         raise UserError(f"{folder} has {what} for listeners to compare")
@@ -215,7 +215,7 @@ def choose_prompts(sources: Sequence[Source], sentences: dict[str, str], options
     for name in names:
         text = sentences.get(name) or next((t for s in sources if (t := comment_of(s.files[name]))), "")
         if not text:
-            raise UserError(f"the sentence of clip {name!r} is not known: give --captions FILE.csv with name and caption")
+            raise UserError(f"the sentence of clip {name!r} is not known: give --captions FILE.csv (name, caption)")
         prompts.append(Prompt(name, text))
     return prompts
 

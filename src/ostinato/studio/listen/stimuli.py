@@ -53,7 +53,7 @@ def attention_clip(audio: np.ndarray, beeps: int) -> np.ndarray:
 def headphone_trials(seed: int) -> list[tuple[np.ndarray, int]]:
     """Six trials of three tones of 200 Hz, one of which is 6 dB quieter and another in opposite phase on the two
     sides, which loudspeakers in a room cancel: who listens by them takes that one for the quietest (Woods et al. 2017,
-    "Headphone screening to facilitate web-based auditory experiments"). Each [samples, 2], and the quiet one's place."""
+    "Headphone screening to facilitate web-based auditory experiments"). Each [samples, 2], with its quiet place."""
     time = np.arange(round(TONE_SECONDS * RATE)) / RATE
     edge = np.clip(np.minimum(time, TONE_SECONDS - time) / 0.1, 0, 1)
     tone = 0.25 * np.sin(2 * np.pi * TONE_HZ * time) * edge
