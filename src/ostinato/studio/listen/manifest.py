@@ -2,12 +2,11 @@
 random names, and, once somebody has listened, ratings.db."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import write_atomic
 
 FORMAT = 1
 MODES = ("scales", "pairs")
@@ -103,9 +102,3 @@ def read_test(folder: Path) -> ListeningTest:
         if Path(name).name != name or not (folder / "clips" / name).is_file():
             raise UserError(f"{folder}/clips lacks {name!r}, which test.json names: copy the folder again")
     return test
-
-
-def write_test(test: ListeningTest, folder: Path) -> None:
-    """Write test.json, whole or not at all. Raises UserError where that cannot be."""
-    text = json.dumps({"format": FORMAT, **asdict(test)}, indent=1, ensure_ascii=False)
-    write_atomic(folder / "test.json", lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 from ostinato.evaluation.embed import find_clips
 from ostinato.evaluation.prompts import PLACES, load_prompts
 from ostinato.studio.listen import stimuli
-from ostinato.studio.listen.manifest import SCALES, ListeningTest, Prompt, Stimulus, System, Trial, write_test
+from ostinato.studio.listen.manifest import FORMAT, SCALES, ListeningTest, Prompt, Stimulus, System, Trial
 from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
+from ostinato.utils.files import write_atomic
 
 Told = Callable[[str, int, int], object]  # what is being done, how many of how many
 JUDGED = ("model", "clips")  # kinds of an evaluation's rows that listeners compare
@@ -213,20 +214,21 @@ def choose_prompts(sources: Sequence[Source], sentences: dict[str, str], options
         names = sorted(names[i] for i in order)
     prompts = []
     for name in names:
-        text = sentences.get(name) or next((t for s in sources if (t := comment_of(s.files[name]))), "")
+        text = sentences.get(name) or next((t for s in sources if (t := sentence_of(s.files[name]))), "")
         if not text:
             raise UserError(f"the sentence of clip {name!r} is not known: give --captions FILE.csv (name, caption)")
         prompts.append(Prompt(name, text))
     return prompts
 
 
-def comment_of(path: Path) -> str:
-    """The comment tag of a file, where `ostinato evaluate` puts the sentence; "" where there is none."""
+def sentence_of(path: Path) -> str:
+    """The sentence in a file's tags, where Ostinato puts it: the comment, or, where that holds settings, the title."""
     try:
         with sf.SoundFile(path) as file:
-            return file.comment.strip()
+            comment, title = file.comment.strip(), file.title.strip()
     except (sf.LibsndfileError, OSError, UnicodeDecodeError):
         return ""  # told when it is read
+    return title if not comment or comment.startswith("{") else comment
 
 
 def read_clip(source: Source, name: str, seconds: float | None) -> np.ndarray:
@@ -301,6 +303,12 @@ def save(audio: np.ndarray, folder: Path) -> str:
     name = f"{secrets.token_hex(8)}.flac"
     write_audio(folder / name, torch.from_numpy(audio), stimuli.RATE)
     return name
+
+
+def write_test(test: ListeningTest, folder: Path) -> None:
+    """Write test.json, whole or not at all. Raises UserError where that cannot be."""
+    text = json.dumps({"format": FORMAT, **asdict(test)}, indent=1, ensure_ascii=False)
+    write_atomic(folder / "test.json", lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
 def consent_text(test: ListeningTest, own: Path | None) -> tuple[str, ...]:

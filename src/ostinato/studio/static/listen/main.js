@@ -45,8 +45,10 @@ function show(state) {
   const heading = { consent: "Consent", headphones: "Sound check", thanks: "Thank you" }[state.stage]
     ?? `${test.mode === "pairs" ? "Pair" : "Prompt"} ${state.page + 1} of ${state.pages}`;
   document.title = `${heading} – ${test.title}`;
-  document.getElementById("progress").textContent = state.stage === "page" ? heading : "";
-  main.replaceChildren(...views[state.stage](state, heading));
+  const progress = document.getElementById("progress");
+  progress.hidden = state.stage !== "page";
+  if (state.stage === "page") [progress.max, progress.value] = [state.pages, state.page];
+  main.replaceChildren(...views[state.stage](state, heading).flat().filter((part) => part !== null));
   document.getElementById("footer").replaceChildren(...(state.stage === "consent" ? [] : [withdrawal()]));
   window.scrollTo(0, 0);
   main.focus({ preventScroll: true });
@@ -80,14 +82,14 @@ function consentView() {
     el("label", { class: "agree" }, agree, el("span", {}, "I have read this, and I agree to take part.")),
     missing,
     el("button", { type: "button", class: "next", onclick: start }, "Begin"),
-  ].flat();
+  ];
 }
 
 function attentionText() {
   return test.mode === "pairs"
-    ? "One clip is a check: its music stops, and beeps follow. Choose that clip, in all three ways."
-    : "One clip is a check: its music stops, and beeps follow. Rate it with as many points as there are beeps, in all "
-      + "three ways.";
+    ? "One clip of the test is a check: its music stops, and beeps follow. Choose that clip, in all three ways."
+    : "One clip of the test is a check: its music stops, and beeps follow. Rate it with as many points as there are "
+      + "beeps, in all three ways.";
 }
 
 function headphonesView() {
@@ -158,7 +160,7 @@ function pageView(state, heading) {
     test.attention ? el("p", { class: "hint" }, attentionText()) : null,
     ...view(state, marks, rate),
     missing, next,
-  ].filter((part) => part !== null);
+  ];
 }
 
 // A clip with its player. onFull: called once all of it was heard, now or before.
