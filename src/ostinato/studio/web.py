@@ -200,6 +200,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         sock = socket.socket(found[0], socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(found[4])
+        sock.listen(1024)  # from here on nobody who has the address is turned away
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another with --port") from error
