@@ -53,7 +53,7 @@ class FineSampling:
             raise UserError(f"temperature must be above 0, got {self.temperature:g}")
         if self.first and not 2 * self.overlap < self.first <= self.window:
             raise UserError(
-                f"a first window of {self.first:g} s must be longer than twice the overlap, {self.overlap:g} s"
+                f"a first window of {self.first:g} s must be longer than two overlaps of {self.overlap:g} s"
             )
         if not 0 <= 2 * self.overlap < self.window < math.inf:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
