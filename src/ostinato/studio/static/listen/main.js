@@ -173,8 +173,7 @@ function card(clip, name, onFull, ...below) {
     }
   };
   return el("section", { class: "clip", "aria-labelledby": heading.id }, heading,
-    player(name.toLowerCase().replace(/.$/, (letter) => letter.toUpperCase()), `/clips/${clip.id}`, clip.heard, check),
-    ...below);
+    player(name, `/clips/${clip.id}`, clip.heard, check), ...below);
 }
 
 function scaleCards(state, marks, rate) {
