@@ -17,6 +17,7 @@ import pytest
 import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
+from test_cli import ostinato
 
 from ostinato.utils.errors import UserError
 
@@ -28,10 +29,12 @@ from ostinato.evaluation.reporting.paper_numbers import TABLE_3, TABLE_4
 from ostinato.evaluation.reporting.report import report
 from ostinato.studio.listen import statistics
 from ostinato.studio.listen.assignment import assign
+from ostinato.studio.listen.ballots import Ballots
 from ostinato.studio.listen.manifest import SCALES, ListeningTest, Prompt, Stimulus, System, read_test
 from ostinato.studio.listen.prepare import Options, prepare
 from ostinato.studio.listen.results import results
 from ostinato.studio.listen.stimuli import RATE, attention_clip, headphone_trials
+from ostinato.studio.web import Refusal
 
 SYSTEMS = ("musicgen-small", "ssm-100k", "transformer-400k")
 
@@ -258,6 +261,66 @@ def test_no_answer_is_lost_when_the_server_is_killed(tmp_path):
         assert again == first
         assert listener.post("/api/page", page=0)[0] == 200  # asked again by a browser that did not hear the answer
         assert listener.state()["page"] == 1 and listener.post("/api/page", page=2)[0] == 409
+
+
+def test_an_answer_that_fails_leaves_the_database_as_it_was(tmp_path):
+    folder = prepared(tmp_path)
+    test = read_test(folder)
+    ballots = Ballots(folder, test)
+    session = ballots.find(ballots.begin())
+    assert ballots.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ballots.db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: a commit is on the disk
+    with pytest.raises(Refusal, match="could not be saved"), ballots.writing() as db:
+        db.execute("UPDATE sessions SET headphones = 1")
+        raise sqlite3.OperationalError("disk full")
+    assert ballots.find("nobody") is None
+    ballots.rate(session, session.pages[0].clips[0].id, "overall", 3)
+    (again,) = ballots.everyone()
+    assert again.headphones is None and again.pages[0].clips[0].ratings == {"overall": 3}
+    ballots.close()
+    (folder / "test.json").write_text((folder / "test.json").read_text().replace(test.id, "00000000"))
+    with pytest.raises(UserError, match="another test"):
+        Ballots(folder, read_test(folder))
+
+
+def test_rows_of_an_evaluation_are_systems_and_find_their_places(tmp_path, capfd):
+    """Models by what results.json says of them, sentences by its prompt set; real and lost clips are none of them."""
+    clips = folders(tmp_path / "clips", ("a", "b", "real"))
+    for file in (tmp_path / "clips").glob("*/*.wav"):
+        audio, rate = sf.read(file)
+        sf.write(file, audio, rate)  # without tags
+    (tmp_path / "set.csv").write_text("name,caption\n" + "".join(f"tune{i},sentence {i}\n" for i in range(4)))
+    about = {"variant": "prefix-simba", "fine": "unet", "codebooks": 9, "blocks": 24, "step": 60_000, "parameters": 1}
+    rows = [
+        {"name": "mine", "kind": "model", "folder": clips[0], "about": about, "lost": {"tune3": "hum"}},
+        {"name": "theirs", "kind": "model", "folder": clips[1], "lost": {}}
+        | {"about": {"variant": "musicgen", "parameters": 4e8}},
+        {"name": "real", "kind": "real", "folder": clips[2], "about": {}, "lost": {}},
+    ]
+    prompts = {"set": "set", "source": str(tmp_path / "set.csv")}
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "results.json").write_text(
+        json.dumps({"rows": rows, "settings": {"seconds": 25.0}, "prompts": prompts, "listeners": {}})
+    )
+    folder = tmp_path / "test"
+    ostinato(
+        "listen", "prepare", tmp_path / "evaluation", "--reference", clips[2], "--anchor", "--prompts", 2, "-o", folder
+    )
+    assert "4 systems, 3 prompts, 12 clips" in capfd.readouterr().out
+    test = read_test(folder)
+    assert [p.text for p in test.prompts] == ["sentence 0", "sentence 1", "sentence 2"]
+    assert [s.name for s in test.systems] == ["mine", "theirs", "reference", "anchor"]
+    with served(folder) as (_, address):
+        listener = Listener(address)
+        state = listener.begin()
+        while state["stage"] == "page":
+            state = listener.rate_page(state, lambda i, scale: 5 - i)
+    ostinato("listen", "results", folder)
+    assert "| mine |" in capfd.readouterr().out
+    ostinato("report", "--listening", folder, "-o", tmp_path / "report")
+    third = (tmp_path / "report" / "report.md").read_text().partition("## Table III")[2]
+    assert "| SSM (50k) (ours: mine) |" in third and "| MusicGen-small (ours: theirs) |" in third
+    assert "| ours: anchor |" in third
 
 
 def test_no_file_of_the_machine_is_served(place):

@@ -105,10 +105,10 @@ class Ballots:
                 self.db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self.db
-                except BaseException:
-                    self.db.execute("ROLLBACK")
-                    raise
-                self.db.execute("COMMIT")
+                    self.db.execute("COMMIT")
+                finally:
+                    if self.db.in_transaction:  # an error in between, or a full disk
+                        self.db.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise Refusal(f"your answer could not be saved ({error}); it will be tried again", 503) from error
 
