@@ -125,7 +125,7 @@ class Audio:
         suffix = PurePath(request.query_params.get("name", "")).suffix.lower()
         if suffix not in AUDIO_SUFFIXES:
             raise web.Refusal(
-                f"{suffix or 'a file without a suffix'} is not read; {' '.join(sorted(AUDIO_SUFFIXES))} are", 415
+                f"{suffix or 'no suffix'} is not read; {' '.join(sorted(AUDIO_SUFFIXES))} are", 415
             )
         if not data:
             raise web.Refusal("that file is empty")

@@ -169,9 +169,8 @@ class Engine:
                 raise Refusal(f"at most {self.limits.seconds:g} seconds are made here, {seconds:g} were asked for")
             frames = model.frame_count(seconds)
         before = None if asked.get("before") is None else unpack_codes(asked["before"])
-        turn = Turn(
-            0 if before is None else before.shape[-1], asked.get("prompt", ""), whole(asked.get("seed", 0), "seed")
-        )
+        seed, begins = whole(asked.get("seed", 0), "seed"), 0 if before is None else before.shape[-1]
+        turn = Turn(begins, asked.get("prompt", ""), seed)
         fine = fine_settings(model, asked.get("steps"))
         return Recipe(name, self.ids[name], (turn,), sampling, fine, frames, before=before)
 
@@ -244,8 +243,8 @@ def fine_settings(model: Ostinato, steps: Any) -> FineSampling | None:
     settings = model.fine.sampling
     least = 2 * settings.overlap
     first = min(settings.window, max(FIRST, 1.3 * least))
-    more = {} if steps is None else {"steps": whole(steps, "steps")}
-    return dataclasses.replace(settings, first=first, **more)
+    steps = settings.steps if steps is None else whole(steps, "steps")
+    return dataclasses.replace(settings, first=first, steps=steps)
 
 
 @dataclass

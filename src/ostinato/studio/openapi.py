@@ -11,7 +11,7 @@ FILE = {"200": {"description": "The file", "content": {"audio/wav": {}, "audio/f
 def describe(limits: Limits, models: list[str]) -> dict[str, Any]:
     number = {"type": "number"}
     sampling = {"guidance": number, "temperature": number, "top_k": {"type": "integer"}, "top_p": number}
-    asked = {
+    asked: dict[str, Any] = {
         "prompt": {"type": "string", "maxLength": limits.prompt, "description": "A sentence that says what to play."},
         "seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.seconds},
         "seed": {"type": "integer", "minimum": 0, "default": 0},

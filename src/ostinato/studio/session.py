@@ -5,6 +5,7 @@ alone. Steering and forking replace what was sent but not heard yet: {"type": "t
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -56,10 +57,8 @@ class Session:
             pass
 
     async def say_why(self, error: Exception) -> None:
-        try:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await close(self.socket, error)
-        except (WebSocketDisconnect, RuntimeError):
-            pass
 
     def parse(self, message: Any) -> dict[str, Any]:
         now = time.monotonic()

@@ -41,6 +41,14 @@ function bands(rate) {
   });
 }
 
+// Everything to the left; what comes in on the right is empty.
+function shift(canvas, width) {
+  const pen = canvas.getContext("2d");
+  pen.globalCompositeOperation = "copy";
+  pen.drawImage(canvas, -width, 0);
+  pen.globalCompositeOperation = "source-over";
+}
+
 export class Picture {
   constructor(spectrogram, waveform) {
     this.canvas = spectrogram;
@@ -74,7 +82,7 @@ export class Picture {
     const re = this.rest.map((x, i) => x * (0.5 - 0.5 * Math.cos((2 * Math.PI * i) / SIZE)));
     fft(re, (this.im = new Float32Array(SIZE)));
     const canvas = this.canvas, pen = canvas.getContext("2d"), width = 2, height = canvas.height;
-    pen.drawImage(canvas, -width, 0);
+    shift(canvas, width);
     const image = pen.createImageData(width, height);
     for (let y = 0; y < height; y++) {
       const [from, to] = this.bins[Math.floor(((height - 1 - y) / height) * BANDS)];
@@ -91,8 +99,7 @@ export class Picture {
   peak(width) {
     const pen = this.wave.getContext("2d"), height = this.wave.height, newest = this.rest.subarray(SIZE - COLUMN);
     const high = newest.reduce((a, b) => Math.max(a, b), 0), low = newest.reduce((a, b) => Math.min(a, b), 0);
-    pen.drawImage(this.wave, -width, 0);
-    pen.clearRect(this.wave.width - width, 0, width, height);
+    shift(this.wave, width);
     pen.fillStyle = "#e57bb0";
     pen.fillRect(this.wave.width - width, (height / 2) * (1 - high), width, Math.max(1, (height / 2) * (high - low)));
   }
