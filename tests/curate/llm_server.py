@@ -61,7 +61,12 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "refuses":
             self.reply(200, None, refusal="I cannot help with that.")
         elif kind == "empty":
-            self.raw(200, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}).encode())
+            self.raw(
+                200,
+                json.dumps(
+                    {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
+                ).encode(),
+            )
         else:
             self.reply(200, good)
 

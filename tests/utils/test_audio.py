@@ -46,7 +46,7 @@ def test_lossless_files_come_back_within_half_a_16_bit_step(tmp_path, suffix):
 
 def test_vorbis_keeps_length_tone_level_and_comment(tmp_path):
     path = tmp_path / "a.ogg"
-    write_audio(path, tone(3.0), 44100, comment="made by a test")
+    write_audio(path, tone(3.0), 44100, {"comment": "made by a test"})
     info = sf.info(path)
     assert (info.format, info.subtype, info.frames) == ("OGG", "VORBIS", 3 * 44100)
     back = read_audio(path, 44100)

@@ -1,6 +1,10 @@
 """The command line: a file for each command or two, in the order of `ostinato --help`; `app` has what they share."""
 
-from ostinato.cli import generate, curate, train, evaluate, models  # isort: skip  # their order is that of the help
+# The order of the help is that of these imports.
+# isort: off
+from ostinato.cli import generate, curate, train, evaluate, studio, listen, models
 from ostinato.cli.app import app, main
 
-__all__ = ["app", "curate", "evaluate", "generate", "main", "models", "train"]
+# isort: on
+
+__all__ = ["app", "curate", "evaluate", "generate", "listen", "main", "models", "studio", "train"]

@@ -73,11 +73,14 @@ def evaluate(
 def report(
     evaluations: Annotated[list[Path] | None, typer.Argument(help="Folders that `ostinato evaluate` wrote.")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="A training run's folder, for its losses; repeatable.")] = None,
+    listening: Annotated[
+        list[Path] | None, typer.Option(help="A listening test's folder, for Tables III and IV; repeatable.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Name of the prompt whose spectrograms to draw.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("report"),
 ) -> None:
     """Draw the papers' tables and figures from evaluations and logs, the papers' own numbers beside."""
     from ostinato.evaluation.reporting.report import report as write_report
 
-    for file in write_report(evaluations or [], run or [], output, prompt):
+    for file in write_report(evaluations or [], run or [], output, prompt, listening or []):
         print(file)

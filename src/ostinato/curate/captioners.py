@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def windows(audio: np.ndarray, rate: int, every: float) -> tuple[list[float], li
     size = round(every * rate)
     count = max(1, int(len(audio) / size + 0.5))
     edges = [i * size for i in range(count)] + [len(audio)]
-    return [edge / rate for edge in edges[:-1]], [audio[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [edge / rate for edge in edges[:-1]], [audio[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def load_captioner(options: Caption, context: Context) -> tuple[Hear, str]:

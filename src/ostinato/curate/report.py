@@ -173,7 +173,8 @@ def write_samples(out: Path, to: Path, music: str, progress: Callable[[str], Non
             try:
                 with as_file(tracks[drop["track"]]) as file:
                     audio = read_audio(file, rate, drop["start"], min(30.0, drop["seconds"]))
-                write_audio(path, audio, rate, comment=f"{drop['track']} at {drop['start']:.1f} s: {drop['detail']}")
+                said = f"{drop['track']} at {drop['start']:.1f} s: {drop['detail']}"
+                write_audio(path, audio, rate, {"comment": said})
             except UserError:
                 continue  # what was out because it cannot be read cannot be heard
             written.setdefault(reason, []).append(path)

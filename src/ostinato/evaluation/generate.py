@@ -95,7 +95,12 @@ def render_model(
             try:
                 if clip.codes.numel():
                     save_codes(out / "codes" / f"{prompt.name}.npy", clip.codes.numpy())
-                write_audio(out / f"{prompt.name}.wav", clip.audio, clip.sample_rate, comment=prompt.text)
+                write_audio(
+                    out / f"{prompt.name}.wav",
+                    clip.audio,
+                    clip.sample_rate,
+                    {"title": prompt.text, "comment": prompt.text},
+                )
             except UserError as error:
                 clips.lost[prompt.name] = str(error)
         done += len(group)

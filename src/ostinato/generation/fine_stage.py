@@ -151,7 +151,8 @@ class FineStage:
             return torch.stack([torch.stack(row, 1) for row in rows], -1)
 
         velocity_of = guided(self.velocity(settings.temperature), text, empty, settings.guidance)
-        windows = Windows(velocity_of, settings, *self.frames(settings))
+        first = round(settings.first * self.codec.frame_rate)
+        windows = Windows(velocity_of, settings, *self.frames(settings), first=first)
         if prompt_codes is not None and prompt_codes.shape[-1] and windows.overlap:
             before = self.scale.apply(self.codec.codes_to_latents(prompt_codes))[..., -windows.overlap :]
             windows.begin(before[:, :C], before[:, C:], noise(before.shape[-1]))

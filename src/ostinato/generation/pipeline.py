@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ostinato.codecs.base import Codec, fingerprint, sound
 from ostinato.codecs.load import load_codec
+from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import FineStage, load_fine, save_fine
 from ostinato.generation.folders import INSIDE, TWO_STAGE, check_fit, load_lm, parts, resolve, save_lm, within
 from ostinato.generation.sampling import Generation, Sampling, begin, generate_frames
-from ostinato.generation.streaming import pieces
+from ostinato.generation.stream import Stream
 from ostinato.models.lm import MusicLM
 from ostinato.models.text_encoder import TextEncoder, load_text_encoder
 from ostinato.utils.audio import read_audio, write_audio
@@ -35,7 +36,7 @@ class Clip:
 
     def save(self, path: str | Path) -> None:
         """Write WAV, FLAC or OGG by the suffix. Raises UserError for another suffix or an unwritable folder."""
-        write_audio(path, self.audio, self.sample_rate, comment=self.prompt)
+        write_audio(path, self.audio, self.sample_rate, {"title": self.prompt, "comment": self.prompt})
 
 
 @dataclass
@@ -123,6 +124,7 @@ class Ostinato:
         prompt_codes: Tensor,
         count: int = 0,
         on_frame: Callable[[int, int], None] | None = None,
+        fine: FineSampling | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The frames after `prompt_codes`, `count` of them or without end, in stretches: codes [b, K, n], and what the
         codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time."""
@@ -130,9 +132,7 @@ class Ostinato:
         if self.fine is None:
             return ((codes.unsqueeze(-1), codes.unsqueeze(-1)) for codes in frames)
         encode = self.fine.text or self.text
-        return self.fine.refine(
-            frames, encode(prompts), encode([""]), self.seeds(prompts, seed), prompt_codes=prompt_codes
-        )
+        return self.fine.refine(frames, encode(prompts), encode([""]), self.seeds(prompts, seed), fine, prompt_codes)
 
     def lm_frames(
         self, generation: Generation, count: int, on_frame: Callable[[int, int], None] | None
@@ -174,19 +174,18 @@ class Ostinato:
         continue_from: str | Path | Tensor | None = None,
         seconds: float | None = None,
         on_frame: Callable[[int, int], None] | None = None,
-    ) -> Iterator[Tensor]:
-        """The sound [1, samples] piece by piece as it is made, for `seconds` or without end; the same as `generate`'s.
+        fine: FineSampling | None = None,
+    ) -> Stream:
+        """The sound piece by piece as it is made, for `seconds` or without end; the same as `generate`'s. The `Stream`
+        can be steered and forked while it plays.
 
         on_frame: as in `generate`; without `seconds` the number in all is 0.
+        fine: settings of the fine stage, by default its own; `first` below `window` gives sound earlier.
 
         Raises UserError as `generate` does, and for a codec that cannot decode in pieces (EnCodec).
         """
         count = 0 if seconds is None else self.frame_count(seconds)
-        before = self.prompt_codes(1, continue_from)
-        new = self.stretches([prompt], seed, settings, before, count, on_frame)
-        inputs = chain([self.decoder_inputs(before)] if before.shape[-1] else [], (inputs for _, inputs in new))
-        for piece in pieces(self.codec, inputs):
-            yield piece[0].clamp(-1, 1).cpu()
+        return Stream(self, prompt, seed, settings, self.prompt_codes(1, continue_from), count, on_frame, fine)
 
     def frame_count(self, seconds: float) -> int:
         """Frames T that make up `seconds`, at least one. Raises UserError unless 0 < seconds < infinity."""

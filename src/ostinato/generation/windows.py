@@ -26,10 +26,12 @@ class Windows:
     noise: Tensor | None = None  # [noises, b, F, n]
     path: Tensor | None = None  # [steps + 1, b, F, done], what the first `done` frames passed through
     done: int = 0  # frames that were given out already
+    first: int = 0  # frames of the first window, if not `window`; each next one is twice as long, up to that
 
     def __post_init__(self) -> None:
-        if not 0 <= 2 * self.overlap < self.window:
-            raise ValueError(f"a window of {self.window} frames and overlaps of {self.overlap}")
+        self.first = self.first or self.window
+        if not 0 <= 2 * self.overlap < min(self.first, self.window):
+            raise ValueError(f"windows of {self.first} and {self.window} frames and overlaps of {self.overlap}")
 
     def begin(self, coarse: Tensor, fine: Tensor, noise: Tensor) -> None:
         """Put known frames before the first: coarse [b, C, n], fine [b, F, n], noise [noises, b, F, n]; n is at most
@@ -40,14 +42,14 @@ class Windows:
     @property
     def missing(self) -> int:
         """Frames that the window still takes."""
-        return self.window - (0 if self.coarse is None else self.coarse.shape[-1])
+        return self.first - (0 if self.coarse is None else self.coarse.shape[-1])
 
     def push(self, coarse: Tensor, noise: Tensor) -> Tensor:
         """Further frames, `missing` of them at the most: coarse [b, C, n], noise [noises, b, F, n] -> the fine frames
         [b, F, m] that are ready, m = 0 until the window is full."""
         self.coarse = coarse if self.coarse is None else torch.cat([self.coarse, coarse], -1)
         self.noise = noise if self.noise is None else torch.cat([self.noise, noise], -1)
-        return self.denoise(self.window - self.overlap) if not self.missing else noise[0, ..., :0]
+        return self.denoise(self.first - self.overlap) if not self.missing else noise[0, ..., :0]
 
     def finish(self) -> Tensor | None:
         """The fine frames [b, F, m] that are left at the end of the clip, None where none are."""
@@ -63,6 +65,7 @@ class Windows:
         new, spare = path[-1, ..., self.done : end], max(0, end - self.overlap)
         self.coarse, self.noise, self.done = self.coarse[..., spare:], self.noise[..., spare:], end - spare
         self.path = path[..., spare:end] if self.done else None
+        self.first = min(self.window, 2 * self.first)
         return new
 
 

@@ -6,7 +6,7 @@ Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ AUDIO_SUFFIXES = frozenset(
     + (".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64")
 )
 WRITTEN_AS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+TAGS = ("title", "comment", "software", "artist", "date", "copyright", "license")  # what libsndfile keeps everywhere
 
 # libvorbis puts a whole write on the stack, which a long one overflows (xiph/vorbis issue 99).
 _WRITE_BLOCK = 1 << 14
@@ -128,17 +129,27 @@ def check_output(path: str | os.PathLike) -> None:
         raise UserError(f"cannot write {path}: it is a folder, or its folder is not writable; choose another place")
 
 
-def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, comment: str | None = None) -> None:
+def read_tags(path: str | os.PathLike) -> dict[str, str]:
+    """What a file's tags say, those of `TAGS` that it has. Raises UserError for a missing or unreadable file."""
+    with _open(Path(path)) as file:
+        return {name: value for name, value in file.copy_metadata().items() if name in TAGS and value}
+
+
+def write_audio(
+    path: str | os.PathLike, audio: Tensor, sample_rate: int, tags: Mapping[str, str] | None = None
+) -> None:
     """Write mono audio, clipped to [-1, 1]; the suffix chooses WAV or FLAC (both 16-bit PCM) or OGG (Vorbis).
 
     The file appears whole or not at all: it is written beside its place and renamed.
 
-    Args: audio [1, samples] or [samples], any float type or device; comment goes to the file's comment tag.
+    Args: audio [1, samples] or [samples], any float type or device; tags: values by names of `TAGS`.
     Raises: UserError for another suffix, a folder that is missing or not writable, audio that is not finite;
         ValueError for another shape.
     """
     path = Path(path)
     check_output(path)
+    if strange := sorted(set(tags or ()) - set(TAGS)):
+        raise ValueError(f"write_audio knows the tags {', '.join(TAGS)}, not {strange[0]}")
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[0] != 1):
         raise ValueError(f"write_audio takes [samples] or [1, samples], not {list(audio.shape)}")
     samples = audio.detach().to("cpu", torch.float32).reshape(-1)
@@ -150,8 +161,8 @@ def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, commen
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=form) as file:
-            if comment is not None:
-                file.comment = comment
+            for name, value in (tags or {}).items():
+                setattr(file, name, value)
             for block in samples.clamp(-1, 1).split(_WRITE_BLOCK):
                 file.write(block.numpy())
         os.replace(temporary, path)
@@ -162,17 +173,25 @@ def write_audio(path: str | os.PathLike, audio: Tensor, sample_rate: int, commen
         temporary.unlink(missing_ok=True)
 
 
-def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> None:
-    """Write pieces [1, samples] as one 16-bit WAV to a pipe, each as it comes.
+def pcm16(audio: Tensor) -> bytes:
+    """audio [1, samples] in [-1, 1] -> little-endian 16-bit samples, as libsndfile makes them: those of a file."""
+    whole = (audio * 32768).floor().clamp(-32768, 32767)
+    return whole.to(torch.int16).cpu().numpy().astype("<i2").tobytes()
 
-    A pipe cannot be rewound to write the length into the header, so it says the longest there is, as players expect.
-    """
+
+def wav_header(sample_rate: int) -> bytes:
+    """Of a mono 16-bit WAV without end. A pipe cannot be rewound to write the length into the header, so it says the
+    longest there is, as players expect."""
     endless = 2**32 - 1
     header = struct.pack("<4sI4s4sIHHII", b"RIFF", endless, b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate)
-    out.write(header + struct.pack("<HH4sI", 2, 16, b"data", endless))
+    return header + struct.pack("<HH4sI", 2, 16, b"data", endless)
+
+
+def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> None:
+    """Write pieces [1, samples] as one 16-bit WAV to a pipe, each as it comes."""
+    out.write(wav_header(sample_rate))
     for piece in pieces:
-        whole = (piece * 32768).floor().clamp(-32768, 32767)  # as libsndfile does: the samples of a file
-        out.write(whole.to(torch.int16).numpy().astype("<i2").tobytes())
+        out.write(pcm16(piece))
         out.flush()
 
 

@@ -10,13 +10,15 @@ STUDY = "Lee et al., Exploring State-Space-Model based Language Model in Music G
 @dataclass(frozen=True)
 class Printed:
     """A row of a paper's table. key: what our rows are matched by (`results.key_of`); values: by metric and length of
-    the clips in s, as printed; opinions: mean and standard deviation of listeners, 1 to 5."""
+    the clips in s, as printed; opinions: mean and standard deviation of listeners, 1 to 5; step: where a table has
+    several of one model."""
 
     key: str
     label: str
     size: str
     values: dict[tuple[str, int], float]
     opinions: dict[str, tuple[float, float]] | None = None
+    step: int | None = None
 
 
 def label_of(key: str) -> str:
@@ -80,6 +82,27 @@ LABELS = {
     "prefix-mamba-diffusion": "Prefix Mamba/Diffusion",
     "cross-simba-diffusion": "Cross SiMBA/Diffusion",
 }
+TABLE_3 = (  # 25 s clips, 20 listeners; the paper calls Prefix SiMBA/Diffusion SSM here
+    Printed("musicgen-small", "MusicGen-small", "", {}, opinions((3.73, 1.06), (3.65, 1.05), (3.60, 1.04))),
+    Printed("simba-diffusion", "SSM (100k)", "", {}, opinions((3.37, 1.05), (3.65, 0.89), (3.42, 1.00)), 100_000),
+    Printed("simba-diffusion", "SSM (50k)", "", {}, opinions((2.98, 0.99), (2.85, 1.06), (2.77, 1.01)), 50_000),
+    Printed(
+        "transformer-diffusion",
+        "Transformer (400k)",
+        "",
+        {},
+        opinions((2.92, 0.92), (3.03, 1.08), (2.88, 1.10)),
+        400_000,
+    ),
+    Printed(
+        "transformer-diffusion",
+        "Transformer (100k)",
+        "",
+        {},
+        opinions((2.40, 1.10), (2.38, 1.08), (2.27, 1.17)),
+        100_000,
+    ),
+)
 TABLE_4 = (  # 100,000 steps, 19 listeners; the paper gives the blocks as 281 M, 141 M and 94.4 M
     Printed(
         "blocks-24",

@@ -9,7 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ostinato.evaluation.reporting.figures import codebooks_figure, losses_figure, mel_figure, steps_figure
-from ostinato.evaluation.reporting.paper_numbers import STUDY, SYSTEM, TABLE_1, TABLE_2, TABLE_4, Printed, label_of
+from ostinato.evaluation.reporting.listening import (
+    is_of_blocks,
+    opinion_table,
+    preferences,
+    read_listening,
+)
+from ostinato.evaluation.reporting.paper_numbers import (
+    STUDY,
+    SYSTEM,
+    TABLE_1,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    Printed,
+    label_of,
+)
 from ostinato.evaluation.reporting.results import PAPERS, Measured, blocks_of, column_of, read_log, read_results
 from ostinato.evaluation.reporting.tables import STAND_INS, cell, heading, markdown, save_figure
 from ostinato.models.lm import VARIANTS
@@ -18,22 +33,35 @@ from ostinato.utils.files import write_atomic
 
 ONE = "evaluate models with one codebook"
 TWO = "evaluate two-stage models, Prefix SiMBA with all codebooks, facebook/musicgen-small, or clips named as its rows"
+THREE = "give results of `ostinato listen` with --listening"
 FOUR = "evaluate Prefix SiMBA of several sizes"
 STEPS = "evaluate several checkpoints of a run"
 CODEBOOKS = "evaluate with --reference and --codebooks 1,2,..."
 
 
-def report(evaluations: Sequence[Path], runs: Sequence[Path], output: Path, prompt: str | None = None) -> list[Path]:
+def report(
+    evaluations: Sequence[Path],
+    runs: Sequence[Path],
+    output: Path,
+    prompt: str | None = None,
+    listening: Sequence[Path] = (),
+) -> list[Path]:
     """Write OUTPUT/report.md with the papers' tables, and their figures as PNG, from what the evaluations hold.
 
     evaluations: folders of `ostinato evaluate`; runs: folders of `ostinato train`, for losses over steps; prompt: the
-    clip whose spectrograms are drawn (default: the first that all rows have). What no row belongs to is left out, and
-    report.md says so. Returns the files. Raises UserError for no rows, and a prompt that no clip is of.
+    clip whose spectrograms are drawn (default: the first that all rows have); listening: folders of listening tests
+    whose results are counted. What no row belongs to is left out, and report.md says so. Returns the files. Raises
+    UserError for no rows, and a prompt that no clip is of.
     """
     rows = read_results(evaluations)
     losses = {path.name: read_log(path) for path in runs}
-    if not rows and not losses:
-        raise UserError("nothing to report: name folders of `ostinato evaluate`, or --run folders of `ostinato train`")
+    heard = read_listening(listening)
+    if not rows and not losses and not heard:
+        raise UserError(
+            "nothing to report: name folders of `ostinato evaluate`, --run folders of `ostinato train`, or --listening "
+            "folders of `ostinato listen`"
+        )
+    rated = [said for said in heard if said["mode"] == "scales"]
     output.mkdir(parents=True, exist_ok=True)
     parts = ["# The papers' tables and figures", f"Paper: {SYSTEM}. Preliminary study: {STUDY}."]
     files: list[Path] = []
@@ -44,15 +72,24 @@ def report(evaluations: Sequence[Path], runs: Sequence[Path], output: Path, prom
     fours = sorted((m for m in rows if blocks_of(m)), key=blocks_of, reverse=True)  # type: ignore[arg-type]
     # The paper's are of two stages, and those of one stand in where there are no others.
     fours = [m for m in fours if m.row["about"].get("fine") or m.row["kind"] == "clips"] or fours
-    for title, placed, printed, needs in (
-        ("Table I: four language models, one codebook", near_step(ones, 20_000, key), TABLE_1, ONE),
-        ("Table II: one stage, two stages, MusicGen-small", near_step(twos, 100_000, key), TABLE_2, TWO),
-        ("Table IV: fewer blocks", near_step(fours, 100_000, blocks), TABLE_4, FOUR),
+    of_blocks = [said for said in rated if is_of_blocks(said)]
+    others = [said for said in rated if not is_of_blocks(said)]
+    for title, placed, printed, tests, needs in (
+        ("Table I: four language models, one codebook", near_step(ones, 20_000, key), TABLE_1, [], ONE),
+        ("Table II: one stage, two stages, MusicGen-small", near_step(twos, 100_000, key), TABLE_2, [], TWO),
+        ("Table III: what listeners say", [], TABLE_3, others, THREE),
+        ("Table IV: fewer blocks", near_step(fours, 100_000, blocks), TABLE_4, of_blocks, FOUR),
     ):
-        if any(m.row["kind"] in ("model", "clips") for _, m in placed):
-            parts.append(table(title, placed, printed))
-        else:
+        played = any(m.row["kind"] in ("model", "clips") for _, m in placed)
+        if not played and not tests:
             absent.append(f"{title}: {needs}")
+            continue
+        parts.append(table(title, placed, printed) if played else f"## {title}")
+        if printed[0].opinions:
+            parts.append(opinion_table(printed, tests))
+    for said in heard:
+        if said["mode"] == "pairs":
+            parts.append(f"## {said['title']}: pairs\n\n{preferences(said)}")
     for name, title, figure, needs in (
         ("figure-2", "Figure 2 (the study's 3): metrics against training steps", steps_figure(rows), STEPS),
         ("losses", "Validation loss against training steps", losses_figure(losses), "give runs with --run"),
@@ -109,9 +146,6 @@ def table(title: str, rows: Sequence[tuple[str, Measured]], printed: Sequence[Pr
         parts += [f"{STAND_INS}:", beside(proxies, [], columns, titles)]
     if not published:
         parts += ["The paper's own:", beside([], printed, own, titles)]
-    if opinions := [(p.label, p.opinions) for p in printed if p.opinions]:
-        said = [[label, *(f"{mean:.2f} ± {std:.2f}" for mean, std in marks.values())] for label, marks in opinions]
-        parts += ["The paper's listeners, 1 to 5:", markdown([["", *opinions[0][1]], *said])]
     return "\n\n".join(parts)
 
 
