@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-from music import RECIPE, recipe_file, tune, write
+from tunes import RECIPE, recipe_file, tune, write
 
 from ostinato.curate.curate import Machine, curate
 from ostinato.curate.recipe import load_recipe

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from llm_server import serving
-from music import RECIPE, recipe_file, write
+from tunes import RECIPE, recipe_file, write
 
 pytest.importorskip("openai")
 

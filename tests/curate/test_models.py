@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from music import tune
+from tunes import tune
 
 from ostinato.curate.captioners import caption, windows
 from ostinato.curate.clip import Clip, Drop, Said, Track

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from music import RECIPE, recipe_file, write
+from tunes import RECIPE, recipe_file, write
 
 from ostinato.curate.curate import Machine, curate
 from ostinato.curate.recipe import load_recipe

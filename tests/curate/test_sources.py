@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-from music import RECIPE, recipe_file, tune, write
+from tunes import RECIPE, recipe_file, tune, write
 
 from ostinato.curate.curate import Machine, curate
 from ostinato.curate.jamendo import what_to_download

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from music import recipe_file, tune
+from tunes import recipe_file, tune
 
 from ostinato.curate.clip import Clip, Drop, Said, Track, share
 from ostinato.curate.duplicates import same_recordings
