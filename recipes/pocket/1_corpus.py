@@ -2,9 +2,10 @@
 
     python recipes/pocket/1_corpus.py OUT [--cache FOLDER]
 
-`tracks.csv` and `scores.csv` in data/ name every piece. Needed: Debian 12 with apt-get, dpkg-deb, fluidsynth
-and openmpt123, the package fluid-soundfont-gm, and the Python packages soundfile, rich and music21==10.5.1. Run it
-again after an interruption: what lies there is kept, and no file is ever seen half written.
+`tracks.csv`, `scores.csv` and `takes.csv` in data/ name every piece. Needed: Debian 12 with apt-get, dpkg-deb,
+fluidsynth and openmpt123, the packages fluid-soundfont-gm and musescore-general-soundfont, and the Python packages
+soundfile, rich and music21==10.5.1. Run it again after an interruption: what lies there is kept, and no file is ever
+seen half written.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import soundfile
 from music import render
 from music.packages import Row, extract, read_tracks, write_whole
-from music.scores import Trouble
+from music.scores import SOUNDFONTS, Trouble
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -29,6 +30,14 @@ def decodes(path: Path) -> bool:
             return f.frames > 0 and len(f.read(f.samplerate)) > 0
     except (OSError, soundfile.SoundFileError):
         return False
+
+
+def sounds_of(row: Row) -> dict[str, str]:
+    """The sound font that a piece was rendered with, and its licence; nothing where there is none."""
+    notes = row.get("notes", "").lower()
+    if row.get("style") not in (None, "chip") or notes.endswith(".mid"):
+        return {"sound_font": SOUNDFONTS[row.get("font", "fluid")][2]}
+    return {}
 
 
 def captions(rows: list[Row], out: Path) -> Counter:
@@ -50,6 +59,7 @@ def captions(rows: list[Row], out: Path) -> Counter:
                 "split": r["split"],
                 "kind": r["kind"],
             }
+            | sounds_of(r)
         )
         splits[r["split"]] += 1
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -70,7 +80,7 @@ def make(out: Path, cache: Path, without_scores: bool) -> None:
                 [r for r in rows if "notes" not in r], out
             )  # so that the tracks can be used while the scores are rendered
         if not without_scores:
-            rows += render.read_scores(DATA / "scores.csv")
+            rows += render.read_scores(DATA / "scores.csv") + render.read_scores(DATA / "takes.csv")
             render.render_all(out, [r for r in rows if "style" in r or "notes" in r], bar)
         rows = [r for r in rows if (out / r["file"]).exists()]
     print(f"{out / 'captions.jsonl'}: " + ", ".join(f"{n} {split}" for split, n in captions(rows, out).items()))

@@ -35,7 +35,7 @@ def lines(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
-@pytest.mark.parametrize("name", ["tracks.csv", "scores.csv"])
+@pytest.mark.parametrize("name", ["tracks.csv", "scores.csv", "takes.csv"])
 def test_every_line_is_free_split_and_captioned(name):
     for row in lines(name):
         assert row["licence"].startswith(FREE) and "NC" not in row["licence"] and "ND" not in row["licence"], row
@@ -48,14 +48,24 @@ def test_every_line_is_free_split_and_captioned(name):
 
 def test_no_composition_crosses_the_split():
     splits = defaultdict(set)
-    for row in lines("scores.csv"):
+    for row in lines("scores.csv") + lines("takes.csv"):
         splits[row["path"]].add(row["split"])
     assert all(len(found) == 1 for found in splits.values())
 
 
 def test_no_two_lines_make_one_file():
-    files = [row["file"] for row in render.read_scores(RECIPE / "data/scores.csv")]
+    files = [row["file"] for name in ("scores", "takes") for row in render.read_scores(RECIPE / f"data/{name}.csv")]
     assert len(files) == len(set(files)) > 600
+
+
+def test_takes_of_one_work_differ_and_say_how():
+    works = defaultdict(list)
+    for row in lines("takes.csv"):
+        works[row["path"]].append(row)
+        assert row["split"] == "train" and row["font"] in scores.SOUNDFONTS
+    for takes in works.values():
+        assert len({row["programs"] for row in takes}) == len(takes)
+        assert len({row["captions"] for row in takes}) == len(takes)
 
 
 def test_pieces_by_rule_are_in_the_list_and_playable():

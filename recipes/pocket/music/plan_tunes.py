@@ -100,9 +100,13 @@ def describe(work: str, title: str, genre: str) -> Score:
     last = [n for n in tune.notes if n.channel == lowest][-1].pitch % 12
     near = {"major": "major", "mixolydian": "major", "minor": "minor", "dorian": "minor"}.get(key.mode, "")
     sure = last == key.tonic.pitchClass == found.tonic.pitchClass and near == found.mode
+    return Score(work, title, genre, tune, key.tonic.pitchClass, key.mode if sure else "", contour_of(tune))
+
+
+def contour_of(tune: Tune) -> str:
+    """The first intervals of the melody."""
     top = [n.pitch for n in tune.notes if n.channel == 0][:9]
-    contour = " ".join(str(b - a) for a, b in pairwise(top))
-    return Score(work, title, genre, tune, key.tonic.pitchClass, key.mode if sure else "", contour)
+    return " ".join(str(b - a) for a, b in pairwise(top))
 
 
 def chorales(root: Path, rng: random.Random) -> Iterator[Score]:

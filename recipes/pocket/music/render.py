@@ -32,7 +32,7 @@ def perform(row: Row) -> np.ndarray:
         tune, duty = scores.placed(row), float(row["form"])
         return chip.voices(tune, int(row["tonic"]), row["mode"] == "minor", bpm, duty, row["drums"] == "1")
     data = scores.arrange(row) if row["style"] == "tune" else scores.midi(*styles.play(row), bpm)
-    return scores.synthesize(data, int(row["hall"]))
+    return scores.synthesize(data, int(row["hall"]), row.get("font", "fluid"))
 
 
 def module(path: Path) -> np.ndarray:
@@ -74,7 +74,7 @@ def render_all(out: Path, rows: list[Row], bar: Any, workers: int = 2) -> None:
 
 
 def read_scores(listed: Path) -> list[Row]:
-    """The lines of scores.csv, each with `file`, its path relative to OUT."""
+    """The lines of scores.csv or takes.csv, each with `file`, its path relative to OUT."""
     with listed.open(encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     for r in rows:

@@ -3,7 +3,7 @@
 Beside the columns of tracks.csv a line has `programs` (one GM program per part, from 0), `backing` (`none`, or
 `drone`, `octave`, `chords`, `arpeggio` with its GM program: `chords:24`), `drums` (0 or 1), `bpm` (quarter notes per
 minute), `transpose` (semitones), `tonic` (pitch class that is heard) and `mode`, `hall` (0 dry, 1 FluidSynth's reverb,
-2 a large hall), `seconds` (the longest it gets; the last notes ring on).
+2 a large hall), `seconds` (the longest it gets; the last notes ring on); in takes.csv, `font` (a key of SOUNDFONTS).
 `style` is `tune` for what this file arranges, `chip` for chip.py, else one of styles.py; `form` a variety of the style.
 Times are in quarter notes from the start of the score, pitches are MIDI numbers.
 """
@@ -21,7 +21,14 @@ import soundfile
 
 RATE = 32000  # Hz
 TICKS = 480  # MIDI ticks per quarter note
-SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+SOUNDFONTS = {  # file, Debian's package of it, name and licence
+    "fluid": ("/usr/share/sounds/sf2/FluidR3_GM.sf2", "fluid-soundfont-gm", "FluidR3 GM (MIT)"),
+    "musescore": (
+        "/usr/share/sounds/sf3/MuseScore_General_Full.sf3",
+        "musescore-general-soundfont",
+        "MuseScore General HQ (MIT, parts CC0 or public domain)",
+    ),
+}
 BACKING, BASS, DRUMS = 5, 6, 9  # MIDI channels; the parts of the score have 0 to 4
 
 
@@ -212,10 +219,11 @@ def arrange(row: dict[str, str]) -> bytes:
     return midi(notes, programs, float(row["bpm"]))
 
 
-def synthesize(data: bytes, hall: int) -> np.ndarray:
-    """MIDI to mono samples [n], float32, peak 0.7, silence at both ends taken off."""
-    if not SOUNDFONT.exists():
-        raise Trouble(f"no {SOUNDFONT}: apt-get install fluid-soundfont-gm")
+def synthesize(data: bytes, hall: int, font: str = "fluid") -> np.ndarray:
+    """MIDI to mono samples [n], float32, peak 0.7, silence at both ends taken off; font: a key of SOUNDFONTS."""
+    sounds, package, _ = SOUNDFONTS[font]
+    if not Path(sounds).exists():
+        raise Trouble(f"no {sounds}: apt-get install {package}")
     reverb = {0: ["-R", "0"], 1: ["-R", "1"]}.get(hall)
     reverb = reverb or ["-R", "1", "-o", "synth.reverb.room-size=0.9", "-o", "synth.reverb.level=0.9"]
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +244,7 @@ def synthesize(data: bytes, hall: int) -> np.ndarray:
             "wav",
             "-O",
             "float",
-            str(SOUNDFONT),
+            sounds,
             str(score),
         ]
         try:
