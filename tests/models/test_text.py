@@ -1,10 +1,12 @@
 """Text encoders: padding that nobody sees, the empty text, cut texts, files. A tiny T5 of our own, and MiniLM."""
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+from collections import Counter
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from ostinato.models.text_encoder import T5, MiniLM, load_text_encoder, minilm_folder
+from ostinato.models.text_encoder import T5, CachedTextEncoder, MiniLM, load_text_encoder, minilm_folder
 from ostinato.utils.errors import UserError
 
 WORDS = ["slow", "piano", "in", "the", "rain", "fast", "drums", "and", "a", "bass"]
@@ -234,3 +236,32 @@ def test_quiet_and_without_a_network(t5_folder, tmp_path):
     minilm, t5, imported, refused = done.stdout.splitlines()
     assert (minilm, t5, imported) == ("2 4 384", "2 3 16", "False False")
     assert "'google/flan-t5-base'" in refused and "check the name and the network" in refused
+
+
+def test_a_cached_text_is_read_once_and_the_same_in_any_order(encoder):
+    """Whoever asks first, and though bits depend on the batch; what finds no room is read again, alone."""
+    texts = [f"{'slow ' * (i % 7)}tune number {i}" for i in range(150)]
+    orders = [list(range(150)), list(reversed(range(150))), [(7 * i) % 150 for i in range(150)]]
+    tokens = sum(len(row) for row in encoder.token_ids(texts))
+    for budget, most in ((math.inf, 3), (tokens * encoder.width, 150)):  # half of the room all of them need
+        found = []
+        for order in orders:
+            calls = []
+
+            class Counting:
+                width, token_ids = encoder.width, encoder.token_ids
+
+                def __call__(self, several):
+                    calls.append(several)  # noqa: B023
+                    return encoder(several)
+
+            cached = CachedTextEncoder(Counting(), torch.device("cpu"), 1, texts, budget)
+            rows = {i: cached([texts[i]])[0][0] for i in order}
+            again = {i: cached([texts[i], ""])[0][0][: len(rows[i])] for i in order}
+            assert all(torch.equal(rows[i], again[i]) for i in order)
+            found.append(rows)
+            read = Counter(text for several in calls for text in several)
+            assert {read[text] for text in cached.group} == {1}
+            assert sum(row.nbytes for row in cached.kept.values()) <= budget
+        assert len(calls) <= most + 1 if budget == math.inf else 0.5 < cached.share < 1
+        assert all(torch.equal(rows[i], found[0][i]) for rows in found for i in range(150))

@@ -54,11 +54,9 @@ def work(root):
         run_on(root, "sharded", 2, shard=True),  # resumed
         run_on(root, "compiled", 2, shard=True, compile=True),
         *(
-            fine_on(
-                root, f"{kind}-{name}", kind, shard=name == "sharded", checkpointing=name == "sharded", compile=True
-            )
+            fine_on(root, f"{kind}-{name}", kind, shard=sharded, checkpointing=sharded, compile=True)
             for kind in ("unet", "simba")
-            for name in ("copied", "sharded")
+            for name, sharded in (("copied", False), ("sharded", True))
         ),
     ):
         train(run)

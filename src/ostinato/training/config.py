@@ -36,6 +36,7 @@ class Optimisation:
     precision: str = "auto"  # auto: bf16 on a GPU, float32 on a CPU; or fp32, bf16
     seed: int = 0
     workers: int = 0  # processes that read the store
+    text_cache: float = 8.0  # GB of main memory for encoded captions, in each process; the paper's take 5.4
     log_every: int = 10
     validate_every: int = 1000
     validation_clips: int = 64
@@ -229,6 +230,7 @@ def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[
 def check_training(hyper: Optimisation) -> None:
     for key in COUNTS:
         check(getattr(hyper, key) >= 1, f"train.{key} must be at least 1, got {getattr(hyper, key)}")
+    check(hyper.text_cache >= 0, f"train.text_cache must be at least 0, got {hyper.text_cache}")
     check(hyper.workers >= 0, f"train.workers must be at least 0, got {hyper.workers}")
     check(0 < hyper.learning_rate < math.inf, f"train.learning_rate must be above 0, got {hyper.learning_rate}")
     for key in ("final_learning_rate", "weight_decay"):

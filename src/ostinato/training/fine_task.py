@@ -26,12 +26,11 @@ from ostinato.generation.fine_stage import (
 from ostinato.generation.folders import copy_codec
 from ostinato.models.denoisers import make_denoiser
 from ostinato.models.lm import count_parameters
-from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
-from ostinato.training.compilation import LENGTH
+from ostinato.models.text_encoder import load_text_encoder
 from ostinato.training.config import FineRun
 from ostinato.training.flops import step_flops
 from ostinato.training.init_from import init_folder
-from ostinato.training.lm_task import CodeDataset, store_codec
+from ostinato.training.lm_task import CodeDataset, cached_text, store_codec
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
@@ -73,7 +72,7 @@ class FineTask:
         self.denoiser.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"denoiser": self.denoiser}
         self.collate = partial(make_batch, least=frames if run.train.compile else 0)
-        self.encode_text = CachedTextEncoder(self.text, device, LENGTH if run.train.compile else 1)
+        self.encode_text = cached_text(self.text, store, run, device)
         self.mel = SpectralLoss(self.codec.sample_rate).to(device)
 
     def describe(self) -> str:
@@ -81,7 +80,7 @@ class FineTask:
         count = count_parameters(self.denoiser) / 1e6
         return (
             f"fine stage ({c.denoiser}), {count:.{1 if count >= 1 else 3}f} M parameters to train, codebooks 2 to "
-            f"{c.num_codebooks}, {len(self.data)} clips, {len(self.held_out)} held out"
+            f"{c.num_codebooks}, {len(self.data)} clips, {len(self.held_out)} held out{self.encode_text.told()}"
         )
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +113,7 @@ class FineTask:
 
     def flops(self, batch: tuple) -> int:
         """Model FLOPs of `backward` on a batch."""
-        text = max(len(self.encode_text.seen[caption]) for caption in batch[2])
+        text = max(self.encode_text.lengths[caption] for caption in batch[2])
         return step_flops(self.run.model, len(batch[0]), batch[0].shape[-1], text)
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from ostinato.generation.pipeline import Ostinato
 from ostinato.models.lm import MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
 from ostinato.models.patterns import Pattern
-from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
+from ostinato.models.text_encoder import CachedTextEncoder, TextEncoder, load_text_encoder
 from ostinato.training.compilation import LENGTH
 from ostinato.training.config import FineRun, LMRun
 from ostinato.training.flops import step_flops
@@ -95,6 +95,13 @@ def store_codec(run: LMRun | FineRun, store: Store, device: torch.device) -> tup
     return name, codec_id, codec
 
 
+def cached_text(encoder: TextEncoder, store: Store, run: LMRun | FineRun, device: torch.device) -> CachedTextEncoder:
+    """The run's text encoder, with all captions of its store announced."""
+    captions = {caption for several in store.table["captions"].to_pylist() for caption in several or ()}
+    multiple = LENGTH if run.train.compile else 1
+    return CachedTextEncoder(encoder, device, multiple, captions, run.train.text_cache * 1e9)
+
+
 class LMTask:
     main, score = "lm", "loss"  # the module that is the model; the validation metric to choose by, low is good
     remembers = False  # does a forward pass in training change what a checkpoint holds?
@@ -125,14 +132,14 @@ class LMTask:
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
         least = frames if run.train.compile else 0
         self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special, least=least)
-        self.encode_text = CachedTextEncoder(self.text, device, LENGTH if run.train.compile else 1)
+        self.encode_text = cached_text(self.text, store, run, device)
 
     def describe(self) -> str:
         c = self.run.model
         count = count_parameters(self.lm) / 1e6
         return (
             f"{c.variant}, {count:.{1 if count >= 1 else 3}f} M parameters to train, {c.num_codebooks} codebooks "
-            f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out"
+            f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out{self.encode_text.told()}"
         )
 
     def backward(
@@ -154,7 +161,7 @@ class LMTask:
         """Model FLOPs of `backward` on a batch; 0 with adapters, for which they are not counted."""
         pattern, (b, _, S) = self.lm.pattern, batch[0].shape
         frames = (S - 1 - pattern.offset * (pattern.K - 1)) // pattern.stride + 1
-        text = max(len(self.encode_text.seen[caption]) for caption in batch[2])
+        text = max(self.encode_text.lengths[caption] for caption in batch[2])
         return 0 if self.run.lora else step_flops(self.run.model, b, frames, text)
 
     @torch.no_grad()
