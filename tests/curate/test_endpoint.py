@@ -86,9 +86,8 @@ def test_a_refused_key_stops_at_once_and_the_run_goes_on_from_there(music, tmp_p
 
 
 def test_patience_has_an_end(music, tmp_path):
-    with serving(["503"] * 100_000) as server:
-        with pytest.raises(Halt, match="has not answered .*same command again"):
-            run(music, tmp_path / "out", server, patience_hours=0.3 / 3600)
+    with serving(["503"] * 100_000) as server, pytest.raises(Halt, match="has not answered .*same command again"):
+        run(music, tmp_path / "out", server, patience_hours=0.3 / 3600)
 
 
 def test_an_endpoint_that_is_away_is_waited_for(music, tmp_path):

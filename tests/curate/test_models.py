@@ -94,8 +94,13 @@ def test_the_mel_bank_is_the_htk_one():
 
 
 def test_a_captioner_of_transformers_by_sound_alone(tmp_path):
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
-    from transformers import WhisperTokenizerFast
+    from transformers import (
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+        WhisperTokenizerFast,
+    )
 
     folder = tmp_path / "whisper"
     words = tokenizer(folder)

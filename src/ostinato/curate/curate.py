@@ -182,7 +182,7 @@ def _shown(
             heard, count = heard + facts.seconds, count + 1
             kept += seconds if isinstance(seconds, float) else 0.0
             rate = heard / max(1e-9, time.monotonic() - began)
-            told = {"tracks": count, "heard": heard / 3600, "kept": kept / 3600, "rate": rate}
+            told: dict[str, Any] = {"tracks": count, "heard": heard / 3600, "kept": kept / 3600, "rate": rate}
             bar.update(task, completed=heard, **told)
 
 

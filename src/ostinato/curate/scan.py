@@ -57,7 +57,7 @@ def scan(track: Track, recipe: Recipe) -> Facts:
                 return Facts(fault=f"over {read.max_hours:g} h", detail=f"{seconds / 3600:.2f} h", **known)
             if seconds < read.min_seconds:
                 return Facts(fault=f"under {read.min_seconds:g} s", detail=f"{seconds:.2f} s", **known)
-            marks = ()
+            marks: tuple[int, ...] = ()
             if duplicates and duplicates.by == "fingerprint":
                 marks = tuple(fingerprint(path, duplicates.seconds))
             return Facts(sha256=digest, fingerprint=marks, **known)

@@ -5,8 +5,8 @@
     webdataset:FOLDER       tar shards whose members of one stem are one sample (x.mp3, x.json, x.txt)
     datasets:NAME[:SPLIT]   a Hugging Face data set with an audio column: a folder of save_to_disk, or a hub id
 
-Whatever lies in a folder gets a row: what cannot be a track has a `fault`, its reason in the result (with a detail after a
-colon).
+Whatever lies in a folder gets a row: what cannot be a track has a `fault`, its reason in the result (with a detail
+after a colon).
 """
 
 from __future__ import annotations
@@ -234,8 +234,8 @@ def dataset_tracks(spec: str) -> list[Track]:
         captions = (captions,) if isinstance(captions, str) else tuple(map(str, captions))
         given = str(row.get("track_id") or row.get("id") or "")
         licence = str(row.get("licence") or row.get("license") or "")
-        known = {"captions": captions, "licence": licence, "ids": (given,) if given else ()}
-        tracks.append(Track(id=f"{spec}/{i:07d}", path=spec, suffix="", offset=i, **known, **text))
+        known: dict[str, Any] = {"captions": captions, "licence": licence, "ids": (given,) if given else (), **text}
+        tracks.append(Track(id=f"{spec}/{i:07d}", path=spec, suffix="", offset=i, **known))
     return tracks
 
 
