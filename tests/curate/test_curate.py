@@ -90,8 +90,8 @@ def test_every_odd_file_has_a_row_and_none_stops_the_run(tmp_path):
     reasons = {name: row["outcome"] for name, row in told.items()}
     assert reasons["zero.mp3"] == "empty (0 bytes)"
     assert reasons["text.mp3"] == "cannot be read"
-    assert reasons["cover.jpg"] == "not audio (.jpg)"
-    assert "convert" in reasons["phone.m4a"]
+    assert (reasons["cover.jpg"], told["cover.jpg"]["detail"]) == ("not audio", ".jpg")
+    assert "convert" in told["phone.m4a"]["detail"]
     assert {reasons["good.flac"], reasons["copy.flac"]} == {"kept", "a duplicate"}
     assert reasons["nan.wav"] == "damaged" and "not finite" in rows_of_drop(tmp_path / "out", "nan.wav")["detail"]
     assert any(
@@ -100,7 +100,7 @@ def test_every_odd_file_has_a_row_and_none_stops_the_run(tmp_path):
     assert reasons["short.wav"] == "under 0.5 s"
     assert reasons["loop"] == "a link to a folder that is read already"
     assert "nowhere" in reasons["itself.mp3"] and "nowhere" in reasons["nowhere.mp3"]
-    assert reasons["again.flac"] == "the same file as good.flac"
+    assert (reasons["again.flac"], told["again.flac"]["detail"]) == ("the same file under another name", "good.flac")
     assert reasons["pipe.wav"] == "not a file"
     assert all(reasons[name] == "kept" for name in ("8k.wav", "192k.wav", "six.wav", *names, r"latin-\xe9.flac"))
     assert ".hidden.flac" not in told

@@ -95,7 +95,7 @@ def _push(out: Path, name: str) -> None:
     api = HfApi()
     try:
         api.create_repo(name, repo_type="dataset", exist_ok=True)
-        api.upload_large_folder(name, folder_path=out, repo_type="dataset", ignore_patterns=[".work/**", ".lock"])
+        api.upload_folder(repo_id=name, folder_path=out, repo_type="dataset", ignore_patterns=[".work/**", ".lock"])
     except Exception as error:  # of the network, of the hub, of a name it does not take
         told = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

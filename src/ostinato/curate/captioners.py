@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def windows(audio: np.ndarray, rate: int, every: float) -> tuple[list[float], li
     size = round(every * rate)
     count = max(1, int(len(audio) / size + 0.5))
     edges = [i * size for i in range(count)] + [len(audio)]
-    return [edge / rate for edge in edges[:-1]], [audio[a:b] for a, b in itertools.pairwise(edges)]
+    return [edge / rate for edge in edges[:-1]], [audio[a:b] for a, b in pairwise(edges)]
 
 
 def load_captioner(options: Caption, context: Context) -> tuple[Hear, str]:
@@ -91,8 +91,8 @@ def _lp_musiccaps(options: Caption, weights: str, context: Context) -> Hear:
 
 
 def _transformers(options: Caption, name: str, context: Context) -> Hear:
-    """Two families: models that turn sound into text (Whisper and its kin, as trained for captions), and language models
-    that are shown sound in a conversation (Qwen2-Audio, Qwen3-Omni, Music Flamingo)."""
+    """Two families: models that turn sound into text (Whisper and its kin, as trained for captions), and language
+    models that are shown sound in a conversation (Qwen2-Audio, Qwen3-Omni, Music Flamingo)."""
     import torch
     from transformers import AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq, AutoProcessor
 

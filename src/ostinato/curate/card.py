@@ -45,7 +45,8 @@ def card(out: Path, recipe: Recipe, summary: Summary, clips: list[dict]) -> str:
 ---
 # {out.name}
 
-{summary.clips} clips, {summary.hours:.2f} h, of {summary.tracks} files with {summary.hours_in:.2f} h, made by `ostinato curate`.
+{summary.clips} clips, {summary.hours:.2f} h, of {summary.tracks} files with {summary.hours_in:.2f} h.
+Made by `ostinato curate`.
 
 - `metadata.parquet`: a row a clip: its file, track, offset, licence, author, every caption with who wrote it, what was
   measured, and the sha256 of its 16-bit samples.
@@ -54,7 +55,8 @@ def card(out: Path, recipe: Recipe, summary: Summary, clips: list[dict]) -> str:
 
 ## Licences
 
-Each clip has the licence of its track (column `licence`; `licence_text` as it was given): keep to it, and name the author.
+Each clip has the licence of its track (column `licence`; `licence_text` as it was given): keep to it, and name its
+author.
 
 {_counted("licence", licences)}
 

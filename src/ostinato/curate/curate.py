@@ -17,7 +17,7 @@ from ostinato.curate.dataset import Summary, assemble
 from ostinato.curate.duplicates import check_duplicates
 from ostinato.curate.pool import each_in_pool
 from ostinato.curate.recipe import Recipe
-from ostinato.curate.scan import Facts, decide, scan
+from ostinato.curate.scan import Facts, decide, scan, told_fault
 from ostinato.curate.sources import list_tracks
 from ostinato.curate.stages import Context
 from ostinato.curate.work import (
@@ -109,7 +109,7 @@ def _scan_all(tracks: list[Track], recipe: Recipe, out: Path, machine: Machine, 
     for track in tracks:
         held = read_json(_scan_path(out, track))
         if track.fault:
-            facts[track.id] = Facts(fault=track.fault)
+            facts[track.id] = told_fault(track)
         elif held and held.get("state") == state_of(track, recipe):
             facts[track.id] = Facts(**{**held["facts"], "fingerprint": tuple(held["facts"]["fingerprint"])})
         else:
@@ -182,7 +182,7 @@ def _shown(
             heard, count = heard + facts.seconds, count + 1
             kept += seconds if isinstance(seconds, float) else 0.0
             rate = heard / max(1e-9, time.monotonic() - began)
-            told = {"tracks": count, "heard": heard / 3600, "kept": kept / 3600, "rate": rate}
+            told: dict[str, Any] = {"tracks": count, "heard": heard / 3600, "kept": kept / 3600, "rate": rate}
             bar.update(task, completed=heard, **told)
 
 

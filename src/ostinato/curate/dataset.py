@@ -14,6 +14,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def assemble(
     summary.reasons = _reasons(drops)
     for name, values, schema in (("metadata", clips, CLIPS), ("drops", drops, DROPS), ("tracks", rows, TRACKS)):
         table = pa.Table.from_pylist(values, schema=schema)
-        write_atomic(out / f"{name}.parquet", lambda temporary, table=table: pq.write_table(table, temporary))
+        write_atomic(out / f"{name}.parquet", partial(pq.write_table, table))
     write_atomic(out / "captions.jsonl", lambda temporary: temporary.write_text(_captions(clips), encoding="utf-8"))
     if recipe.format == "codes":
         _write_store(out, recipe, clips)

@@ -33,7 +33,7 @@ def check_duplicates(options: Duplicates) -> None:
     if options.by == "fingerprint" and not shutil.which("fpcalc"):
         raise UserError(
             "duplicates.by fingerprint needs chromaprint's fpcalc, which is not installed: apt-get install "
-            "libchromaprint-tools (brew install chromaprint), or --set duplicates.by=bytes, which finds exact copies only"
+            "libchromaprint-tools (brew: chromaprint), or --set duplicates.by=bytes, which finds exact copies only"
         )
 
 

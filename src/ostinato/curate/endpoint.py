@@ -46,7 +46,8 @@ class Endpoint:
         began, wait = time.monotonic(), FIRST_WAIT
         while True:
             try:
-                answer = self.client.chat.completions.create(model=self.model, messages=list(messages), **options)
+                create: Any = self.client.chat.completions.create
+                answer = create(model=self.model, messages=list(messages), **options)
                 return self._text(answer)
             except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
                 return ""  # this one request is not to its liking: too long, a content filter

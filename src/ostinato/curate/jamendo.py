@@ -166,7 +166,7 @@ def _metadata(folder: Path) -> dict[int, dict[str, str]]:
 
 
 def _splits(folder: Path) -> dict[int, str]:
-    found = {}
+    found: dict[int, str] = {}
     for path in sorted(folder.rglob("autotagging-*.tsv")):
         if match := SPLIT_FILE.search(path.as_posix()):
             found |= {_number(row[0]): match[1] for row in _rows(path)[1:] if row}

@@ -91,7 +91,7 @@ class LPMusicCaps(nn.Module):
 
         super().__init__()
         self.tokenizer = fetch(AutoTokenizer.from_pretrained, bart)
-        config = fetch(BartConfig.from_pretrained, bart)
+        config: Any = fetch(BartConfig.from_pretrained, bart)
         self.bart = BartForConditionalGeneration(config)
         self.audio_encoder = AudioEncoder(config.d_model, config.d_model)
 
@@ -99,9 +99,10 @@ class LPMusicCaps(nn.Module):
     def captions(self, audio: Tensor, beams: int, max_tokens: int) -> list[str]:
         """Audio [b, 160000] at 16 kHz -> b captions, by beam search."""
         heard = self.bart.model.encoder(inputs_embeds=self.audio_encoder(audio), return_dict=True)
+        start: Any = self.bart.config.decoder_start_token_id
         tokens = self.bart.generate(
             encoder_outputs=heard,
-            decoder_input_ids=torch.full((len(audio), 1), self.bart.config.decoder_start_token_id, device=audio.device),
+            decoder_input_ids=torch.full((len(audio), 1), start, device=audio.device),
             num_beams=beams,
             max_length=max_tokens,
             min_length=2,

@@ -36,7 +36,7 @@ def each_in_pool(
         for task in tasks:
             yield task, do(task)
         return
-    rest, suspects = iter(tasks), []
+    rest = iter(tasks)
     while True:
         suspects = yield from _until_broken(do, rest, start, given, workers)
         if suspects is None:

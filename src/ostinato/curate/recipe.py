@@ -87,7 +87,7 @@ def load_recipe(path: str | os.PathLike, settings: Sequence[str] = ()) -> Recipe
     steps = []
     for name, options in named:
         # A file that a recipe names is looked for beside the recipe: it may be run from any folder.
-        built = build(STAGES[name].options, options, name)
+        built: Any = build(STAGES[name].options, options, name)
         steps.append(Step(name, STAGES[name].settle(built, Path(path).parent)))
     recipe = Recipe(tuple(steps), **values)
     _check(recipe, path)

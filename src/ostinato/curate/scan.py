@@ -37,7 +37,7 @@ class Facts:
 def scan(track: Track, recipe: Recipe) -> Facts:
     """Never raises for what is wrong with a track: that is its fault."""
     if track.fault:
-        return Facts(fault=track.fault)
+        return told_fault(track)
     read = recipe.find("read") or Read()
     duplicates = recipe.find("duplicates")
     try:
@@ -57,7 +57,7 @@ def scan(track: Track, recipe: Recipe) -> Facts:
                 return Facts(fault=f"over {read.max_hours:g} h", detail=f"{seconds / 3600:.2f} h", **known)
             if seconds < read.min_seconds:
                 return Facts(fault=f"under {read.min_seconds:g} s", detail=f"{seconds:.2f} s", **known)
-            marks = ()
+            marks: tuple[int, ...] = ()
             if duplicates and duplicates.by == "fingerprint":
                 marks = tuple(fingerprint(path, duplicates.seconds))
             return Facts(sha256=digest, fingerprint=marks, **known)
@@ -66,6 +66,12 @@ def scan(track: Track, recipe: Recipe) -> Facts:
     except (sf.LibsndfileError, OSError) as error:
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
         return Facts(fault="cannot be read", detail=reason.strip().rstrip("."))
+
+
+def told_fault(track: Track) -> Facts:
+    """The fault that the listing found: a reason, and after a colon its detail."""
+    reason, _, detail = track.fault.partition(": ")
+    return Facts(fault=reason, detail=detail)
 
 
 def _digest(path: Path) -> str:

@@ -50,6 +50,7 @@ def load_separator(weights: str, device: str) -> Any:
     except ImportError as error:
         raise UserError("the stage separate needs the package demucs: pip install 'ostinato[curate]'") from error
     path = Path(weights)
+    model: Any
     try:
         if path.suffix == ".safetensors":
             model = load_safetensors_model(path)

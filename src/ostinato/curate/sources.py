@@ -5,7 +5,8 @@
     webdataset:FOLDER       tar shards whose members of one stem are one sample (x.mp3, x.json, x.txt)
     datasets:NAME[:SPLIT]   a Hugging Face data set with an audio column: a folder of save_to_disk, or a hub id
 
-Whatever lies in a folder gets a row: what cannot be a track has a `fault`, which is its reason in the result.
+Whatever lies in a folder gets a row: what cannot be a track has a `fault`, its reason in the result (with a detail
+after a colon).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _walk(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[tupl
         there = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        yield folder, f"a folder that cannot be read ({error.strerror})"
+        yield folder, f"a folder that cannot be read: {error.strerror}"
         return
     if (there.st_dev, there.st_ino) in seen:
         yield folder, "a link to a folder that is read already"
@@ -98,7 +99,7 @@ def _walk(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[tupl
             else:
                 yield path, ""
         except OSError as error:  # a link to itself
-            yield path, f"a link that leads nowhere ({error.strerror})"
+            yield path, f"a link that leads nowhere: {error.strerror}"
 
 
 def _file(name: str, path: Path, suffix: str, fault: str) -> Track:
@@ -110,13 +111,13 @@ def _file(name: str, path: Path, suffix: str, fault: str) -> Track:
             if not stat.S_ISREG(there.st_mode):
                 fault = "not a file"
             elif suffix in OTHER_AUDIO:
-                fault = f"{suffix} is not read here: convert it to FLAC first"
+                fault = f"audio of a kind that is not read: convert {suffix} to FLAC first"
             elif suffix not in AUDIO_SUFFIXES:
-                fault = f"not audio ({suffix or 'no suffix'})"
+                fault = f"not audio: {suffix or 'no suffix'}"
             elif not size:
                 fault = "empty (0 bytes)"
         except OSError as error:
-            fault = f"a link that leads nowhere ({error.strerror})"
+            fault = f"a link that leads nowhere: {error.strerror}"
     return Track(id=name, path=str(path), suffix=suffix, size=size, mtime=mtime, fault=fault)
 
 
@@ -131,7 +132,7 @@ def _name_the_same(tracks: list[Track]) -> None:
         there = os.stat(track.path)
         name = first.setdefault((there.st_dev, there.st_ino), track.id)
         if name != track.id:
-            tracks[i] = replace(track, fault=f"the same file as {name}")
+            tracks[i] = replace(track, fault=f"the same file under another name: {name}")
 
 
 def _described(folder: Path, tracks: list[Track]) -> list[Track]:
@@ -177,7 +178,7 @@ def _shard(shard: Path, name: str) -> list[Track]:
                     said.setdefault(stem, {})[suffix] = held.read()
     except (tarfile.TarError, OSError) as error:
         # What came before the damage is good.
-        broken = Track(id=name, path=str(shard), suffix=".tar", fault=f"the archive is damaged ({error})")
+        broken = Track(id=name, path=str(shard), suffix=".tar", fault=f"the archive is damaged: {error}")
         return [*_samples(shard, name, samples, said), broken]
     return _samples(shard, name, samples, said)
 
@@ -233,8 +234,8 @@ def dataset_tracks(spec: str) -> list[Track]:
         captions = (captions,) if isinstance(captions, str) else tuple(map(str, captions))
         given = str(row.get("track_id") or row.get("id") or "")
         licence = str(row.get("licence") or row.get("license") or "")
-        known = {"captions": captions, "licence": licence, "ids": (given,) if given else ()}
-        tracks.append(Track(id=f"{spec}/{i:07d}", path=spec, suffix="", offset=i, **known, **text))
+        known: dict[str, Any] = {"captions": captions, "licence": licence, "ids": (given,) if given else (), **text}
+        tracks.append(Track(id=f"{spec}/{i:07d}", path=spec, suffix="", offset=i, **known))
     return tracks
 
 
