@@ -544,6 +544,7 @@ def test_mistakes_are_told(tmp_path):
         (clips[:1], Options(), "two systems or more"),
         ([clips[0], clips[0]], Options(), "two systems are named"),
         (clips, Options(session=9), "the pool has 4"),
+        (clips, Options(session=0), "a session of 0 prompts"),
         (clips, Options(pool=9), "the systems share 4"),
         (clips, Options(anchor=True), "--reference"),
         (clips, Options(consent=tmp_path / "none.txt"), "consent"),
