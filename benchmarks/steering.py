@@ -1,7 +1,7 @@
 """Which way of going over to another sentence sounds continuous, and which follows the new sentence?
 
 python benchmarks/steering.py [--pairs 6]: the shipped one-stage model plays one sentence for 8 s, then another for 6 s.
-reread: a new state reads the new sentence, then the music so far; crossfade: the same, and guidance moves from the old
+reread N: a new state reads the new sentence, then the last N s of the music; crossfade: the same, and guidance moves from the old
 state to it over 2 s; prefix: the new sentence is read into the state as it stands; cut: a fresh piece; none: no change.
 "surprise": nats a code of the first second after the change, under the model without text that heard what was before
 (lower: more continuous). "jump": distance of mean log-mel levels (dB) of the half seconds before and after. "follows":
@@ -30,7 +30,7 @@ PAIRS = [
     ("A calm solo piano piece in a minor key", "A fast techno track with synthesizers and drums"),
 ]
 BEFORE, AFTER, FADE = 400, 300, 100  # frames
-WAYS = ("none", "reread", "crossfade", "prefix", "cut")
+WAYS = ("none", "reread 8", "reread 3", "reread 1", "crossfade", "prefix", "cut")
 
 
 @torch.no_grad()
@@ -55,7 +55,8 @@ def go_over(model, way, codes, state, old, new, seed):
                 layer.ssm = torch.cat([layer.ssm, layer.kept[1][1:]])
                 del layer.kept
     else:
-        generation = model.begin([new], seed, None, codes)
+        far = 1e3 if way == "crossfade" else int(way.split()[1])
+        generation = model.begin([new], seed, None, codes[..., -round(min(far * 50, BEFORE)) :])
     generation.generators = [torch.Generator().manual_seed(seed)]
     if way != "crossfade":
         frames = generate_frames(lm, generation)

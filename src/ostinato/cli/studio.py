@@ -22,7 +22,9 @@ def studio(
         list[str] | None, typer.Option(help=MODELS + " May be given more than once, to choose in the page.")
     ] = None,
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0: every one, for everyone.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0: every one, for everyone.")
+    ] = "127.0.0.1",
     name: Annotated[list[str] | None, typer.Option(help="A host name that the page is reached by, too.")] = None,
     places: Annotated[int, typer.Option(help="Generations at once; who comes after waits in a queue.", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of one generation.", min=1)] = 1,
