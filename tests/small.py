@@ -21,7 +21,8 @@ class Letters:
 
 
 def make_model(seed=0):
-    lm = make_lm(K=POCKET.num_codebooks, pattern="delay", codebook_size=32, dtype=torch.float32, seed=seed, chunk=16)
+    sizes = {"blocks": 1, "codebook_size": 32, "chunk": 16}
+    lm = make_lm(K=POCKET.num_codebooks, pattern="delay", dtype=torch.float32, seed=seed, **sizes)
     return Ostinato(lm, Letters(), make_codec(), {"codec": "codec", "text": "letters"}, Sampling(2.0, 1.0, 8))
 
 

@@ -36,8 +36,7 @@ def pick(page, clip, scale, value):
 def heard_of(page, label):
     """Play a clip to its end."""
     page.get_by_role("button", name=f"Play {label}", exact=True).click()
-    page.get_by_role("button", name=f"Pause {label}", exact=True).wait_for()
-    page.get_by_role("button", name=f"Play {label}", exact=True).wait_for()
+    page.locator(".clip", has=page.get_by_role("heading", name=label)).locator(".player.heard").wait_for()
 
 
 def settled(page):
@@ -112,7 +111,7 @@ def test_a_keyboard_is_enough(page, tmp_path):
         page.get_by_role("heading", name="Prompt 1 of 1").wait_for()
         tab_to("Play Clip A")
         page.keyboard.press("Space")
-        page.get_by_role("button", name="Pause Clip A").wait_for()
+        page.locator(".player.heard").wait_for()
         for i in range(len(SYSTEMS)):
             for j in range(len(SCALES)):
                 tab_to("1, poor")
@@ -122,7 +121,13 @@ def test_a_keyboard_is_enough(page, tmp_path):
         tab_to("Finish")
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Thank you").wait_for()
-        results(folder)
+        tab_to("Someone else")
+        page.keyboard.press("Enter")
+        page.get_by_label("I have read this").check()  # the next listener consents, too
+        page.get_by_role("button", name="Begin").click()
+        page.get_by_role("heading", name="Prompt 1 of 1").wait_for()
+        assert page.locator("input:checked").count() == 0
+        assert results(folder)["sessions"] == {"begun": 2, "finished": 1, "failed": 0}
     rows = list(csv.DictReader((folder / "results" / "ratings.csv").open()))
     assert [float(r["value"]) for r in rows] == [1 + i + j for i in range(len(SYSTEMS)) for j in range(len(SCALES))]
 

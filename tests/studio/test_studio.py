@@ -117,7 +117,7 @@ def test_a_socket_plays_steers_and_stops(server, engine):
             got = socket.recv(timeout=60)
             pcm += got if isinstance(got, bytes) else b""
         socket.send(json.dumps({"type": "steer", "prompt": "louder", "heard": 8000}))
-        while json.loads(got := socket.recv(timeout=60))["type"] != "turn" if not isinstance(got, bytes) else True:
+        while isinstance(got := socket.recv(timeout=60), bytes) or json.loads(got)["type"] != "turn":
             pcm += got if isinstance(got, bytes) else b""
         turn = json.loads(got)
         assert turn["prompt"] == "louder" and turn["sample"] > 8000 and turn["from"] <= len(pcm) // 2

@@ -5,20 +5,29 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ostinato.cli.app import Device, Model, app, console, pick_device
+from ostinato.cli.app import Device, Model, app, console, pick_device, progress
 from ostinato.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from ostinato.generation.pipeline import Clip, Ostinato
+    from ostinato.generation.sampling import Sampling
+
+TOGETHER = 8  # clips of --prompts in one batch: a step of 4 rows takes little longer than one of 1
 OWN = " Default: the model's own setting."
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.")],
+    prompt: Annotated[str, typer.Argument(help="A sentence that says what to play.", show_default=False)] = "",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="In place of one sentence, a text file with one a line; --output is then a folder."),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Length of what is generated, after any --continue-from.")] = 10.0,
     seed: Annotated[int, typer.Option(help="The same seed and settings give the same bytes.")] = 0,
     output: Annotated[
@@ -45,13 +54,19 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Turn a sentence into music."""
-    if not prompt.strip():
+    if prompts is not None and prompt:
+        raise UserError("give one sentence or --prompts FILE, not both")
+    if prompts is None and not prompt.strip():
         raise UserError("the prompt is empty; write a sentence that says what to play")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
     from ostinato.utils.audio import check_output, write_stream
 
-    if str(output) == "-":
+    lines = read_prompts(prompts, output) if prompts else []
+    if prompts:
+        if continue_from or str(output) == "-":
+            raise UserError("--prompts writes a folder of clips from nothing: leave out --continue-from, --output -")
+    elif str(output) == "-":
         if sys.stdout.isatty():
             raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
     else:
@@ -70,15 +85,17 @@ def generate(
                 raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
             loaded.fine.sampling = replace(loaded.fine.sampling, steps=steps)
         loaded.frame_count(seconds)
+    if prompts:
+        return generate_many(loaded, model or "pocket", lines, output, seconds, seed, settings)
     rate, began = loaded.codec.frame_rate, time.monotonic()
     columns = (BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=None, shown="")
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("", total=None, shown="")
 
         def show(done: int, count: int) -> None:
             speed = (time.monotonic() - began) / (done / rate)
             shown = f"{done / rate:.1f} / {count / rate:.1f} s, real-time factor {speed:.2f}"
-            progress.update(bar, completed=done, total=count, shown=shown)
+            bars.update(bar, completed=done, total=count, shown=shown)
 
         if str(output) == "-":
             pieces = loaded.play(prompt, seed, settings, continue_from, seconds, show)
@@ -89,9 +106,62 @@ def generate(
                 return
         clip = cast(Clip, loaded.generate(prompt, seconds, seed, settings, continue_from, show))
     spent = time.monotonic() - began
-    clip.save(output)
+    save(clip, output, loaded, model or "pocket", seed, settings)
     length = clip.audio.shape[-1] / clip.sample_rate
     print(
         f"{output}: {length:.1f} s at {clip.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
         f"(real-time factor {spent / seconds:.2f})"
     )
+
+
+def save(clip: "Clip", path: Path, model: "Ostinato", name: str, seed: int, settings: "Sampling") -> None:
+    """Write a clip with what made it in the tags: dropped on the studio's page, the file can be made again."""
+    from ostinato.generation.recipe import Recipe, model_id
+    from ostinato.generation.stream import Turn
+
+    begins, fine = clip.begins, model.fine.sampling if model.fine else None
+    turns, frames = (Turn(begins, clip.prompt, seed),), clip.codes.shape[-1] - begins
+    before = clip.codes[:, :begins] if begins else None
+    clip.save(path, Recipe(name, model_id(model), turns, settings, fine, frames, before=before).tags())
+
+
+def read_prompts(path: Path, folder: Path) -> list[tuple[str, Path]]:
+    """Sentences and the files they go into. Raises UserError for a file without any, or a place that is no folder."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        if folder.suffix:
+            raise UserError(f"with --prompts, --output is a folder, and {folder} looks like a file")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot use {path} and {folder} ({reason})") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line:
+            words = "".join(c if c.isalnum() else " " for c in line.lower()).split()
+            found.append((line, folder / f"{number:04}-{'-'.join(words)[:50].strip('-')}.wav"))
+    if not found:
+        raise UserError(f"{path} has no sentence in it: write one a line")
+    return found
+
+
+def generate_many(
+    model: "Ostinato",
+    name: str,
+    lines: list[tuple[str, Path]],
+    folder: Path,
+    seconds: float,
+    seed: int,
+    settings: "Sampling",
+) -> None:
+    """One clip a line, `TOGETHER` at a time, line i with seed + i; clips that are there already are kept."""
+    missing = [(i, text, path) for i, (text, path) in enumerate(lines) if not path.exists()]
+    with progress() as bars:
+        bar = bars.add_task("clips", total=len(lines), completed=len(lines) - len(missing))
+        for batch in (missing[i : i + TOGETHER] for i in range(0, len(missing), TOGETHER)):
+            clips = model.generate([text for _, text, _ in batch], seconds, [seed + i for i, _, _ in batch], settings)
+            for clip, (i, _, path) in zip(clips, batch, strict=True):
+                save(clip, path, model, name, seed + i, settings)
+            bars.advance(bar, len(batch))
+    kept = f", {len(lines) - len(missing)} were there already" if len(missing) < len(lines) else ""
+    print(f"{folder}: {len(missing)} clips of {seconds:g} s{kept}")

@@ -33,10 +33,13 @@ class Clip:
     sample_rate: int
     codes: Tensor
     prompt: str
+    begins: int = 0  # frames of `codes` that it was to go on from
 
-    def save(self, path: str | Path) -> None:
-        """Write WAV, FLAC or OGG by the suffix. Raises UserError for another suffix or an unwritable folder."""
-        write_audio(path, self.audio, self.sample_rate, {"title": self.prompt, "comment": self.prompt})
+    def save(self, path: str | Path, tags: dict[str, str] | None = None) -> None:
+        """Write WAV, FLAC or OGG by the suffix, with `tags`, by default the prompt. Raises UserError for another suffix
+        or an unwritable folder."""
+        tags = tags or {"title": self.prompt, "comment": self.prompt}
+        write_audio(path, self.audio, self.sample_rate, tags)
 
 
 @dataclass
@@ -58,12 +61,12 @@ class Ostinato:
         self,
         prompt: str | list[str],
         seconds: float = 10.0,
-        seed: int = 0,
+        seed: int | list[int] = 0,
         settings: Sampling | None = None,
         continue_from: str | Path | Tensor | None = None,
         on_frame: Callable[[int, int], None] | None = None,
     ) -> "Clip | list[Clip]":
-        """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i).
+        """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i, or its own).
 
         continue_from: an audio file, or codes [K, T0] (those of a Clip) or [1, K, T0]; the clips begin with what these
             decode to and go on for `seconds`.
@@ -79,7 +82,13 @@ class Ostinato:
         codes = torch.cat([before, *new_codes], 2)
         inputs = torch.cat([*([self.decoder_inputs(before)] if before.shape[2] else []), *new_inputs], 2)
         clips = [
-            Clip(sound(self.codec, row[None])[0].clamp(-1, 1).cpu(), self.codec.sample_rate, own.cpu(), text)
+            Clip(
+                sound(self.codec, row[None])[0].clamp(-1, 1).cpu(),
+                self.codec.sample_rate,
+                own.cpu(),
+                text,
+                before.shape[-1],
+            )
             for row, own, text in zip(inputs, codes, prompts, strict=True)
         ]
         return clips[0] if isinstance(prompt, str) else clips
@@ -87,7 +96,7 @@ class Ostinato:
     def begin(
         self,
         prompts: list[str],
-        seed: int = 0,
+        seed: int | list[int] = 0,
         settings: Sampling | None = None,
         continue_from: str | Path | Tensor | None = None,
     ) -> Generation:
@@ -119,7 +128,7 @@ class Ostinato:
     def stretches(
         self,
         prompts: list[str],
-        seed: int,
+        seed: int | list[int],
         settings: Sampling | None,
         prompt_codes: Tensor,
         count: int = 0,
@@ -147,7 +156,9 @@ class Ostinato:
         """Codes [b, K, T] -> them, or their latents where a fine stage plays latents."""
         return self.fine.decoder_inputs(codes) if self.fine else codes
 
-    def seeds(self, prompts: list[str], seed: int) -> list[int]:
+    def seeds(self, prompts: list[str], seed: int | list[int]) -> list[int]:
+        if isinstance(seed, list):
+            return seed
         return [(seed + i) % 2**63 for i in range(len(prompts))]
 
     @property

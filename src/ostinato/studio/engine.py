@@ -50,7 +50,6 @@ class Places:
 
     def __init__(self, limit: int, waiting: int):
         self.free, self.most, self.queue = limit, waiting, deque[asyncio.Event]()
-        self.moved = asyncio.Condition()
 
     @asynccontextmanager
     async def take(self, tell: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
@@ -58,33 +57,29 @@ class Places:
         wait. Whoever leaves, or is cancelled, makes room at once."""
         if len(self.queue) >= self.most:
             raise Refusal(f"{self.most} are waiting already; try again in a few minutes", 503, {"retry-after": "60"})
-        me = asyncio.Event()
+        me, told = asyncio.Event(), 0
         self.queue.append(me)
         try:
-            told = 0
-            async with self.moved:
-                while self.queue[0] is not me or not self.free:
-                    place = self.queue.index(me) + 1
-                    if place != told:
-                        await tell(place)
-                        told = place
-                    await self.moved.wait()
-                self.free -= 1
+            while True:
+                me.clear()  # before looking: what changes from here on is not missed
+                if self.queue[0] is me and self.free:
+                    break
+                if (place := self.queue.index(me) + 1) != told:
+                    await tell(told := place)
+                await me.wait()
+            self.free -= 1
         finally:
             self.queue.remove(me)
-            await self.stir()
+            self.stir()
         try:
             yield
         finally:
             self.free += 1
-            await self.stir()
+            self.stir()
 
-    async def stir(self) -> None:
-        async def notify() -> None:
-            async with self.moved:
-                self.moved.notify_all()
-
-        await asyncio.shield(asyncio.ensure_future(notify()))
+    def stir(self) -> None:
+        for waiting in self.queue:
+            waiting.set()
 
 
 @dataclass

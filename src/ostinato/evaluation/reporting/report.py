@@ -7,6 +7,7 @@ Rows find their place by what their model is, or, for clips made elsewhere, by t
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ostinato.evaluation.reporting.figures import codebooks_figure, losses_figure, mel_figure, steps_figure
 from ostinato.evaluation.reporting.listening import (
@@ -61,12 +62,36 @@ def report(
             "nothing to report: name folders of `ostinato evaluate`, --run folders of `ostinato train`, or --listening "
             "folders of `ostinato listen`"
         )
-    rated = [said for said in heard if said["mode"] == "scales"]
     output.mkdir(parents=True, exist_ok=True)
     parts = ["# The papers' tables and figures", f"Paper: {SYSTEM}. Preliminary study: {STUDY}."]
     files: list[Path] = []
-    absent: list[str] = []
+    drawn, absent = all_tables(rows, heard)
+    parts += drawn
+    for name, title, figure, needs in (
+        ("figure-2", "Figure 2 (the study's 3): metrics against training steps", steps_figure(rows), STEPS),
+        ("losses", "Validation loss against training steps", losses_figure(losses), "give runs with --run"),
+        ("figure-3", "Figure 3: mel-spectrograms of one prompt", mel_figure(rows, prompt), "evaluate a model"),
+        ("study-figure-1", "The study's Figure 1: real music by codebooks", codebooks_figure(rows), CODEBOOKS),
+    ):
+        if figure is None:
+            absent.append(f"{title}: {needs}")
+            continue
+        files.append(output / f"{name}.png")
+        save_figure(files[-1], figure)
+        parts.append(f"## {title}\n\n![{title}]({name}.png)")
+    parts.append("The papers print their Figures 2 and 3, and the study's 1 and 3, as plots without numbers.")
+    if absent:
+        parts.append("## Not drawn\n\n" + "\n".join(f"- {line}" for line in absent))
+    files.insert(0, output / "report.md")
+    write_atomic(files[0], lambda temporary: temporary.write_text("\n\n".join(parts) + "\n"))
+    return files
 
+
+def all_tables(rows: Sequence[Measured], heard: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The papers' tables in Markdown, and what those without a row of ours need. heard: results of listening tests."""
+    parts: list[str] = []
+    absent: list[str] = []
+    rated = [said for said in heard if said["mode"] == "scales"]
     ones = [m for m in rows if m.key in VARIANTS or m.key == "real-1"]
     twos = [m for m in rows if m.key in {p.key for p in TABLE_2} or label_of(m.key)]
     fours = sorted((m for m in rows if blocks_of(m)), key=blocks_of, reverse=True)  # type: ignore[arg-type]
@@ -90,24 +115,7 @@ def report(
     for said in heard:
         if said["mode"] == "pairs":
             parts.append(f"## {said['title']}: pairs\n\n{preferences(said)}")
-    for name, title, figure, needs in (
-        ("figure-2", "Figure 2 (the study's 3): metrics against training steps", steps_figure(rows), STEPS),
-        ("losses", "Validation loss against training steps", losses_figure(losses), "give runs with --run"),
-        ("figure-3", "Figure 3: mel-spectrograms of one prompt", mel_figure(rows, prompt), "evaluate a model"),
-        ("study-figure-1", "The study's Figure 1: real music by codebooks", codebooks_figure(rows), CODEBOOKS),
-    ):
-        if figure is None:
-            absent.append(f"{title}: {needs}")
-            continue
-        files.append(output / f"{name}.png")
-        save_figure(files[-1], figure)
-        parts.append(f"## {title}\n\n![{title}]({name}.png)")
-    parts.append("The papers print their Figures 2 and 3, and the study's 1 and 3, as plots without numbers.")
-    if absent:
-        parts.append("## Not drawn\n\n" + "\n".join(f"- {line}" for line in absent))
-    files.insert(0, output / "report.md")
-    write_atomic(files[0], lambda temporary: temporary.write_text("\n\n".join(parts) + "\n"))
-    return files
+    return parts, absent
 
 
 def key(measured: Measured) -> str:

@@ -96,7 +96,7 @@ def prepare(
         raise UserError("the low anchor is made of real recordings: give --reference FOLDER with it")
     sources, sentences, notes = find_sources(targets, options)
     prompts = choose_prompts(sources, sentences, options)
-    session = options.session or min(SESSION[options.mode], len(prompts))
+    session = min(SESSION[options.mode], len(prompts)) if options.session is None else options.session
     if not 1 <= session <= len(prompts):
         raise UserError(f"a session of {session} prompts was asked, and the pool has {len(prompts)}")
     levels = measure(sources, prompts, options, told)

@@ -2,9 +2,8 @@
 
 import { choice, el } from "./dom.js";
 import { Outbox } from "./outbox.js";
-import { player, silence } from "./player.js";
+import { ALL_HEARD, player, silence } from "./player.js";
 
-const ALL_HEARD = 0.95;
 const main = document.getElementById("main");
 const trouble = document.getElementById("trouble");
 const outbox = new Outbox(showTrouble, refused);
@@ -51,7 +50,9 @@ function show(state) {
   main.replaceChildren(...views[state.stage](state, heading).flat().filter((part) => part !== null));
   document.getElementById("footer").replaceChildren(...(state.stage === "consent" ? [] : [withdrawal()]));
   window.scrollTo(0, 0);
-  main.focus({ preventScroll: true });
+  const title = main.querySelector("h1");
+  title.tabIndex = -1;
+  title.focus({ preventScroll: true }); // a screen reader reads where it is now
 }
 
 function definitions(open) {
@@ -60,11 +61,11 @@ function definitions(open) {
       el("dt", {}, title(name)), el("dd", { id: `about-${name}` }, definition)])));
 }
 
-function consentView() {
+function consentView(state) {
   const agree = el("input", { type: "checkbox", id: "agree" });
   const missing = el("p", { id: "missing", role: "alert" });
   const start = () => {
-    if (agree.checked) return act("/api/begin", { consent: true });
+    if (agree.checked) return act("/api/begin", { consent: true, another: state.another === true });
     missing.textContent = "Please tick the box first, if you agree.";
     agree.focus();
   };
@@ -217,9 +218,8 @@ function thanksView() {
     el("h1", {}, "Thank you"),
     el("p", {}, "All your answers are saved. You can close this page now."),
     el("button", {
-      type: "button", class: "quiet", onclick: () => act("/api/begin", { consent: true, another: true }),
+      type: "button", class: "quiet", onclick: () => show({ stage: "consent", another: true }),
     }, "Someone else would like to listen on this device"),
-    el("p", { class: "hint" }, "They agree to the same: taking part is voluntary, and no name is kept."),
   ];
 }
 

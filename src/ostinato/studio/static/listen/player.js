@@ -4,6 +4,7 @@ import { el, icon } from "./dom.js";
 
 const PLAY = "M7 4.5v15l13-7.5z";
 const PAUSE = "M6 4.5h4.2v15H6zM13.8 4.5H18v15h-4.2z";
+export const ALL_HEARD = 0.95; // of a clip: its position is known a few times a second
 let playing = null;
 
 export function silence() {
@@ -21,6 +22,7 @@ export function player(name, source, heardBefore, onHeard) {
   });
   const time = el("span", { class: "time", "aria-hidden": "true" }, "");
   const problem = el("p", { class: "problem", role: "alert" });
+  const root = el("div", { class: "player" }, button, position, time, problem);
   let heard = heardBefore;
 
   function toggle() {
@@ -46,6 +48,7 @@ export function player(name, source, heardBefore, onHeard) {
     position.value = whole ? audio.currentTime / whole : 0;
     position.setAttribute("aria-valuetext", `${Math.floor(audio.currentTime)} of ${Math.round(whole)} seconds`);
     time.textContent = `${clock(audio.currentTime)} / ${clock(whole)}`;
+    root.classList.toggle("heard", heard >= ALL_HEARD);
   }
 
   // Parts that were played, without what was skipped; a reload begins at what the server knows.
@@ -60,13 +63,13 @@ export function player(name, source, heardBefore, onHeard) {
   }
 
   for (const event of ["play", "loadedmetadata", "seeked"]) audio.addEventListener(event, show);
-  audio.addEventListener("timeupdate", () => { show(); count(); });
+  audio.addEventListener("timeupdate", () => { count(); show(); });
   for (const event of ["pause", "ended"]) {
     audio.addEventListener(event, () => { count(); onHeard(heard, true); show(); });
   }
   audio.addEventListener("error", broken);
   show();
-  return el("div", { class: "player" }, button, position, time, problem);
+  return root;
 }
 
 function clock(seconds) {

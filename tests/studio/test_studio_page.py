@@ -1,0 +1,194 @@
+"""The studio in a real browser: what its audio thread counted, what the page says, what is downloaded."""
+
+import json
+import re
+from io import BytesIO
+
+import httpx
+import numpy as np
+import pytest
+import soundfile as sf
+from conftest import running
+from small import make_engine, make_model
+
+from ostinato.studio.app import studio
+from ostinato.utils.audio import pcm16
+
+MODEL = make_model()
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return make_engine()
+
+
+@pytest.fixture
+def open_page(page, engine):
+    with running(studio(engine)) as address:
+        page.goto(address)
+        page.wait_for_selector("#model option", state="attached")
+        # What the page was sent, piece by piece, put where it belongs.
+        page.evaluate(
+            """() => {
+              const { on } = studio.player, { pcm, turn } = on;
+              globalThis.got = [];
+              on.pcm = (samples) => { got.push(...samples); pcm(samples); };
+              on.turn = (message) => { got.length = message.from; turn(message); };
+            }"""
+        )
+        yield page
+
+
+@pytest.fixture(autouse=True)
+def keep_threads(engine, monkeypatch):
+    monkeypatch.setattr(engine, "close", lambda: None)  # one engine for several servers, one after another
+
+
+def ask(page, prompt, seconds=None, seed=3):
+    page.fill("#prompt", prompt)
+    page.fill("#seed", str(seed))
+    if seconds:
+        page.evaluate(f"document.querySelector('#seconds').append(new Option('{seconds}', '{seconds}', true, true))")
+    page.click("#play")
+
+
+def heard(page, seconds):
+    page.wait_for_function(f"studio.player.counters?.read >= {round(seconds * 8000)}", timeout=240_000)
+    return page.evaluate("studio.player.counters")
+
+
+def samples(page, n=None):
+    return np.array(page.evaluate(f"got.slice(0, {n or 'undefined'})"))
+
+
+def same(found, prompt, seed=3):
+    """Those of `generate`, to the last bit of 16: a clip is decoded at once, a stream in pieces."""
+    wanted = np.frombuffer(pcm16(MODEL.generate(prompt, len(found) / 8000 + 0.5, seed=seed).audio), "<i2")
+    return np.abs(found - wanted[: len(found)]).max() <= 1
+
+
+def test_a_first_clip(open_page):
+    page = open_page
+    page.click("#examples button >> nth=0")
+    prompt = page.input_value("#prompt")
+    ask(page, prompt, seconds=1)
+    page.wait_for_function("document.querySelector('#status').textContent === 'At its end.'")
+    assert samples(page).shape == (8000,) and same(samples(page), prompt)
+    assert page.inner_text("#takes .words") == prompt
+    for suffix in ("WAV", "FLAC"):
+        with page.expect_download() as download:
+            page.click(f"#takes button:text-is('{suffix}')")
+        assert download.value.suggested_filename.endswith(suffix.lower())
+        data = download.value.path().read_bytes()
+        page.set_input_files("#file", {"name": f"x.{suffix.lower()}", "mimeType": "audio/x", "buffer": data})
+        page.click("#drop button:text-is('Make it again')")
+        page.wait_for_function("document.querySelector('#status').textContent === 'At its end.'")
+        with page.expect_download() as again:
+            page.click(f"#takes button:text-is('{suffix}') >> nth=0")
+        assert again.value.path().read_bytes() == data
+    page.reload()
+    assert page.locator("#takes li").count() == 3
+
+
+def test_a_minute_without_a_gap(open_page, engine):
+    page = open_page
+    ask(page, "a tune")
+    first = heard(page, 5)
+    counters = heard(page, 60)
+    assert counters["underruns"] == counters["silent"] == counters["dropped"] == 0
+    assert counters["level"] > 0 and first["level"] > 0
+    found = samples(page)
+    assert (len(found) >= 60 * 8000 and len(found) == counters["end"]) or len(found) > counters["read"]
+    assert same(found[: 60 * 8000], "a tune")
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('#status').textContent === 'Stopped.'")
+    assert re.search(r"1:0\d, seed 3, small", page.inner_text("#takes"))
+
+
+def test_steering_and_again_from_here(open_page):
+    page = open_page
+    ask(page, "a tune")
+    heard(page, 1)
+    page.fill("#prompt", "zzz zzz")
+    page.click("#steer")
+    page.wait_for_function("document.querySelector('#status').textContent === 'zzz zzz'")
+    page.click("#fork")
+    seed = int(page.input_value("#seed"))
+    page.wait_for_function("JSON.parse(localStorage['ostinato-takes'] ?? '[]') && studio.player.counters.read > 48000")
+    counters = page.evaluate("studio.player.counters")
+    assert counters["dropped"] == 0
+    page.click("#stop")
+    take = json.loads(page.evaluate("localStorage['ostinato-takes']"))[0]
+    turns = take["recipe"]["turns"]
+    assert [turn["prompt"] for turn in turns] == ["a tune", "zzz zzz", "zzz zzz"] and turns[2]["seed"] == seed
+    found = samples(page, take["recipe"]["samples"])
+    again = httpx.post(f"{page.url}v1/audio/generations", json={"recipe": take["recipe"]}, timeout=120).content
+    assert np.array_equal(sf.read(BytesIO(again), dtype="int16")[0], found)
+    assert not same(found, "a tune")
+
+
+def test_a_pause_holds_the_generation(open_page, engine):
+    page = open_page
+    ask(page, "a tune")
+    heard(page, 1)
+    page.click("#pause")
+    page.wait_for_function("document.querySelector('#status').textContent.startsWith('Paused')")
+    at = page.evaluate("studio.player.counters.read")
+    page.wait_for_function("new Promise((done) => setTimeout(() => done(true), 1500))")
+    made = page.evaluate("got.length")
+    assert page.evaluate("studio.player.counters.read") - at < 1600
+    page.wait_for_function("new Promise((done) => setTimeout(() => done(true), 500))")
+    assert page.evaluate("got.length") == made <= at + 8000 * 10
+    page.click("#pause")
+    counters = heard(page, at / 8000 + 1)
+    assert counters["underruns"] == 0
+    assert same(samples(page), "a tune")
+
+
+def test_script_in_a_prompt_is_text(open_page):
+    page = open_page
+    evil = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
+    ask(page, evil, seconds=0.5)
+    page.wait_for_function("document.querySelector('#status').textContent === 'At its end.'")
+    assert page.inner_text("#takes .words") == evil
+    assert page.evaluate("window.evil") is None and page.locator("#takes img").count() == 0
+    with page.expect_download() as download:
+        page.click("#takes button:text-is('WAV')")
+    assert re.fullmatch(r"[a-z0-9-]+\.wav", download.value.suggested_filename)
+
+
+def test_two_takes_side_by_side(open_page):
+    page = open_page
+    for seed in (1, 2):
+        ask(page, "a tune", seconds=2, seed=seed)
+        page.wait_for_function("document.querySelector('#status').textContent === 'At its end.'")
+    page.click("#takes button:text-is('Compare') >> nth=0")
+    page.click("#takes button:text-is('Compare') >> nth=0")
+    page.wait_for_selector("#compare:not([hidden])")
+    page.click("#both")
+    page.wait_for_function("document.querySelector('#compare-status').textContent.startsWith('Playing A')")
+    page.click("#switch")
+    page.wait_for_function("document.querySelector('#compare-status').textContent.startsWith('Playing B')")
+
+
+def test_a_page_that_has_lost_its_server_says_so(page, engine):
+    with running(studio(engine)) as address:
+        page.goto(address)
+        page.wait_for_selector("#model option", state="attached")
+        ask(page, "a tune")
+        heard(page, 1)
+    page.wait_for_selector("#notice:not([hidden])")
+    assert "The server is gone" in page.inner_text("#notice")
+    page.click("#takes button:text-is('WAV')")
+    page.wait_for_function("document.querySelector('#notice').textContent.includes('not there to download')")
+
+
+def test_the_page_asks_nobody_else(page, engine):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    with running(studio(engine)) as address:
+        for path in ("/", "/docs.html"):
+            page.goto(address + path)
+            page.wait_for_load_state("networkidle")
+        assert asked and all(url.startswith(address) for url in asked)
+        assert "POST /v1/audio/generations" in page.inner_text("main")
