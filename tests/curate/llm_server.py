@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -36,10 +36,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.asked.append(body)
             kind = self.server.script.pop(0) if self.server.script else "well"
             self.server.gave.append(kind)
-        try:
+        with suppress(BrokenPipeError):  # the client had enough of waiting
             self.give(kind, body)
-        except BrokenPipeError:  # the client had enough of waiting
-            pass
 
     def give(self, kind: str, body: dict) -> None:
         good = self.server.answer(body)
@@ -61,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "refuses":
             self.reply(200, None, refusal="I cannot help with that.")
         elif kind == "empty":
-            self.raw(200, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}).encode())
+            nothing = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
+            self.raw(200, json.dumps(nothing).encode())
         else:
             self.reply(200, good)
 

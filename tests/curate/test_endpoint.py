@@ -1,4 +1,4 @@
-"""The LLM stage and the endpoint captioner against a real server that fails in every way: nothing lost, nothing doubled."""
+"""The LLM stage and the endpoint captioner against a real server that fails in every way: nothing lost or doubled."""
 
 import base64
 import io

@@ -24,5 +24,8 @@ def test_two_ray_workers_give_the_bytes_of_a_local_run(tmp_path, end):
     curate(str(tmp_path / "music"), tmp_path / "here", recipe, Machine(workers=0), progress=False)
     for name in ("metadata", "drops", "tracks"):
         assert (tmp_path / f"ray/{name}.parquet").read_bytes() == (tmp_path / f"here/{name}.parquet").read_bytes()
-    files = [sorted(Path(p.relative_to(tmp_path / o)).as_posix() for p in (tmp_path / o).rglob("*.flac")) for o in ("ray", "here")]
+    files = [
+        sorted(Path(p.relative_to(tmp_path / o)).as_posix() for p in (tmp_path / o).rglob("*.flac"))
+        for o in ("ray", "here")
+    ]
     assert files[0] == files[1]
