@@ -75,7 +75,7 @@ def test_answers_that_stay_wrong_fall_back_and_say_so(music, tmp_path):
 
 def test_a_refused_key_stops_at_once_and_the_run_goes_on_from_there(music, tmp_path):
     with serving(["well"] * 4 + ["401"]) as server:
-        with pytest.raises(Halt, match="check the model's name and the key"):
+        with pytest.raises(Halt, match=r"check the model's name and the key"):
             run(music, tmp_path / "out", server, parallel=1)
         before = len(server.asked)
         assert before == 5
@@ -86,7 +86,7 @@ def test_a_refused_key_stops_at_once_and_the_run_goes_on_from_there(music, tmp_p
 
 
 def test_patience_has_an_end(music, tmp_path):
-    with serving(["503"] * 100_000) as server, pytest.raises(Halt, match="has not answered .*same command again"):
+    with serving(["503"] * 100_000) as server, pytest.raises(Halt, match=r"has not answered .*same command again"):
         run(music, tmp_path / "out", server, patience_hours=0.3 / 3600)
 
 

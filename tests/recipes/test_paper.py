@@ -1,4 +1,4 @@
-"""recipes/paper/run.sh --tiny: curate, prepare, train nine models, join, evaluate, report, by the paper's own configs."""
+"""recipes/paper/run.sh --tiny: curate, prepare, train, join, evaluate and report, by the paper's own configs."""
 
 import os
 import subprocess
