@@ -29,7 +29,7 @@ from ostinato.curate.work import (
     state_of,
     write_record,
 )
-from ostinato.data.prepare import only_writer
+from ostinato.utils.files import only_writer
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
 
