@@ -189,8 +189,8 @@ def _settings(
 
 
 def _find_audio(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Size (bytes) and mtime (ns) by path relative to `folder`, sorted; and, by path, why a link leads to no file. Hidden files are left out: they are litter
-    (macOS writes a ._song.wav beside a song.wav)."""
+    """Size (bytes) and mtime (ns) by path relative to `folder`, sorted; and, by path, why a link leads to no file.
+    Hidden files are left out: they are litter (macOS writes a ._song.wav beside a song.wav)."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: check the name")
     found, dangling = {}, {}

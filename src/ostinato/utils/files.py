@@ -76,8 +76,8 @@ def saved_digest(path: Path) -> str | None:
 
 
 def check_shapes(folder: str | Path, make: Callable[[], nn.Module], count: int) -> None:
-    """Raise UserError unless the module that `make` builds has the shapes of the folder's weights. Nothing is allocated:
-    a config.json from a stranger cannot ask for more memory than the weights beside it explain.
+    """Raise UserError unless the module that `make` builds has the shapes of the folder's weights. Nothing is
+    allocated: a config.json from a stranger cannot ask for more memory than the weights beside it explain.
 
     count: how many times the config has `make` repeat something; the file has at least a tensor for each.
     """
