@@ -183,7 +183,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
 
 def test_where_writing_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"\.wav, \.flac or \.ogg"):
+    with pytest.raises(UserError, match=r"\.wav, \.flac, \.ogg or \.mp3"):
         write_audio(tmp_path / "a.mp3", tone(), 44100)
     with pytest.raises(UserError, match="no folder"):
         write_audio(tmp_path / "none" / "a.wav", tone(), 44100)

@@ -4,7 +4,9 @@ Typed signatures are the options, docstrings the help; a user's mistake is one l
 inside the commands, so that `--help` and mistakes answer at once.
 """
 
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,7 +18,6 @@ from ostinato.utils.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Text to music with state-space models.",
 )
@@ -88,6 +89,9 @@ def pick_device(name: str) -> str:
 
 
 def main() -> None:
+    # OpenMP's threads would spin at every barrier, and so wait for one another where the cores are shared.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", markup=False, highlight=False)
     try:
         app()
     except UserError as error:
@@ -97,3 +101,6 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError:
+        console.print("ostinato: there is not memory enough for this: ask for less, or a smaller model", style="red")
+        sys.exit(2)

@@ -40,7 +40,7 @@ def curate(
     push: Annotated[str | None, typer.Option("--push-to-hub", help="Upload OUT as this data set: owner/name.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Turn a collection of music into clips with captions, with a reason for each one left out. Run again to continue."""
+    """Turn a collection of music into clips with captions, with a reason for each one left out."""
     if report is not None:
         from ostinato.curate.report import report as write_report
 

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from ostinato.cli.app import Device, app, console, numbers, pick_device, progress, show_progress, split_names
+from ostinato.cli.checks import check_device, check_seconds
+from ostinato.utils.errors import UserError
 
 
 @app.command()
@@ -42,6 +44,10 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure clips and models against real music. The same command again makes and embeds only what is new."""
+    if not targets and reference is None:
+        raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference; see --help")
+    check_seconds(seconds)
+    check_device(device)
     from ostinato.evaluation.evaluate import Settings
     from ostinato.evaluation.evaluate import evaluate as run_evaluation
     from ostinato.evaluation.prompts import load_prompts

@@ -1,7 +1,9 @@
 """`ostinato generate`."""
 
+import math
 import os
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,16 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ostinato.cli.app import Device, Model, app, console, pick_device, progress
+from ostinato.cli.checks import (
+    LONGEST,
+    check_device,
+    check_model,
+    check_prompt,
+    check_sampling,
+    check_seconds,
+    check_seed,
+)
+from ostinato.utils.audio_files import check_input, check_output
 from ostinato.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +45,7 @@ def generate(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="A .wav, .flac or .ogg file; -: WAV to the standard output, as it is made."
+            "--output", "-o", help="A .wav, .flac, .ogg or .mp3 file; -: WAV to the standard output, as it is made."
         ),
     ] = Path("out.wav"),
     model: Model = None,
@@ -41,10 +53,14 @@ def generate(
         Path | None, typer.Option(help="An audio file to go on from, as it sounds through the codec.")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How closely the language model follows the text; 1: no guidance." + OWN)
+        float | None,
+        typer.Option(
+            help="How closely the music follows the text; 1: no guidance; 3 is usual, above 6 is harsh." + OWN
+        ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of the language model; 0: the likeliest code always." + OWN)
+        float | None,
+        typer.Option(help="0: always the likeliest code; 1: as the model learned; above 1.5: wild." + OWN),
     ] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest codes; 0: from all." + OWN)] = None,
     top_p: Annotated[
@@ -56,12 +72,17 @@ def generate(
     """Turn a sentence into music."""
     if prompts is not None and prompt:
         raise UserError("give one sentence or --prompts FILE, not both")
-    if prompts is None and not prompt.strip():
-        raise UserError("the prompt is empty; write a sentence that says what to play")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
-    from ostinato.utils.audio import check_output, write_stream
-
+    if prompts is None:
+        check_prompt(prompt)
+    check_seed(seed)
+    check_seconds(seconds, math.inf if str(output) == "-" else LONGEST)
+    check_sampling(guidance, temperature, top_k, top_p)
+    if steps is not None and steps < 1:
+        raise UserError(f"steps must be 1 or more, got {steps}")
+    if continue_from is not None:
+        check_input(continue_from)
+    check_model(model)
+    check_device(device)
     lines = read_prompts(prompts, output) if prompts else []
     if prompts:
         if continue_from or str(output) == "-":
@@ -73,7 +94,7 @@ def generate(
         check_output(output)  # a name that cannot be written is refused before the work, not after it
     with console.status("loading"):
         from ostinato.generation.pipeline import Clip, load
-        from ostinato.generation.sampling import Sampling
+        from ostinato.utils.audio import write_stream
 
         asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -84,7 +105,7 @@ def generate(
             if loaded.fine is None:
                 raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
             loaded.fine.sampling = replace(loaded.fine.sampling, steps=steps)
-        loaded.frame_count(seconds)
+        frames = loaded.frame_count(seconds)
     if prompts:
         return generate_many(loaded, model or "pocket", lines, output, seconds, seed, settings)
     rate, began = loaded.codec.frame_rate, time.monotonic()
@@ -104,13 +125,18 @@ def generate(
             except BrokenPipeError:  # the player has gone; Python would complain once more while closing the pipe
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return
+            except OSError as error:
+                from ostinato.utils.files import why
+
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise UserError(f"cannot write to the standard output ({why(error)})") from error
         clip = cast(Clip, loaded.generate(prompt, seconds, seed, settings, continue_from, show))
     spent = time.monotonic() - began
     save(clip, output, loaded, model or "pocket", seed, settings)
     length = clip.audio.shape[-1] / clip.sample_rate
     print(
         f"{output}: {length:.1f} s at {clip.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
-        f"(real-time factor {spent / seconds:.2f})"
+        f"(real-time factor {spent * rate / frames:.2f})"
     )
 
 
@@ -122,7 +148,19 @@ def save(clip: "Clip", path: Path, model: "Ostinato", name: str, seed: int, sett
     begins, fine = clip.begins, model.fine.sampling if model.fine else None
     turns, frames = (Turn(begins, clip.prompt, seed),), clip.codes.shape[-1] - begins
     before = clip.codes[:, :begins] if begins else None
-    clip.save(path, Recipe(name, model_id(model), turns, settings, fine, frames, before=before).tags())
+    tags = Recipe(name, model_id(model), turns, settings, fine, frames, before=before).tags()
+    try:
+        return clip.save(path, tags)
+    except UserError as error:
+        for folder in (Path(tempfile.gettempdir()), Path.home()):  # a full disk, say: keep the clip before saying so
+            kept = folder / f"kept-{path.name}"
+            if folder.resolve() != path.parent.resolve() and not kept.exists():
+                try:
+                    clip.save(kept, tags)
+                except UserError:
+                    continue
+                raise UserError(f"{error}; the clip is kept in {kept}") from error
+        raise
 
 
 def read_prompts(path: Path, folder: Path) -> list[tuple[str, Path]]:
@@ -159,7 +197,8 @@ def generate_many(
     with progress() as bars:
         bar = bars.add_task("clips", total=len(lines), completed=len(lines) - len(missing))
         for batch in (missing[i : i + TOGETHER] for i in range(0, len(missing), TOGETHER)):
-            clips = model.generate([text for _, text, _ in batch], seconds, [seed + i for i, _, _ in batch], settings)
+            seeds = [seed + i for i, _, _ in batch]
+            clips = cast("list[Clip]", model.generate([text for _, text, _ in batch], seconds, seeds, settings))
             for clip, (i, _, path) in zip(clips, batch, strict=True):
                 save(clip, path, model, name, seed + i, settings)
             bars.advance(bar, len(batch))

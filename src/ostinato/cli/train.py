@@ -41,7 +41,12 @@ def prepare(
         from ostinato.generation.folders import resolve
 
         source = str(resolve(codec)) if Path(codec).is_dir() else codec
-        loaded = load_codec(source, pick_device(device))
+        try:
+            loaded = load_codec(source, pick_device(device))
+        except UserError as error:
+            if codec in ("dac", "encodec"):
+                raise UserError(f"{error}; or take --codec pocket, which ships and needs no network") from error
+            raise
         report = prepare_store(
             folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, min_seconds, captions=captions
         )
@@ -68,7 +73,7 @@ def train(
         str | None, typer.Option(help="The run's folder, over the config's; default: runs/ and the store's name.")
     ] = None,
     lora: Annotated[
-        int | None, typer.Option(help="Train adapters of this rank only (pip install 'ostinato[lora]').")
+        int | None, typer.Option(help="Train adapters of this rank only (pip install 'ostinato\\[lora]').")
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the config, such as train.steps=500.")

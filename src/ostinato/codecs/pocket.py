@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ostinato.codecs.base import check_codes, latent_slices, whole_frames
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import read_model_folder, write_model_folder
+from ostinato.utils.files import check_shapes, read_config, read_model_folder, write_model_folder
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,11 @@ class PocketCodec(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PocketCodec":
         """Load a folder written by `save_pretrained`. Raises UserError if it is not one."""
-        config, weights = read_model_folder(folder, "pocket")
         try:
-            codec = cls(PocketConfig(**config["codec"]))
+            sizes = PocketConfig(**read_config(folder)["codec"])
+            check_shapes(folder, lambda: cls(sizes), max(sizes.depth, sizes.num_codebooks))
+            _, weights = read_model_folder(folder, "pocket")
+            codec = cls(sizes)
             codec.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()

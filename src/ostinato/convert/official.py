@@ -69,6 +69,8 @@ def import_checkpoint(checkpoint: Path, config: Path, out: Path) -> Path:
     weights are of a model that has no counterpart here, or the two files contradict each other.
     """
     check_free(out)
+    if not checkpoint.is_file():
+        raise UserError(f"there is no checkpoint file {checkpoint}; give the path of a .ckpt")
     settings = read_settings(config)
     state, step = read_checkpoint(checkpoint)
     lm = convert(state, settings, checkpoint, config)

@@ -29,9 +29,8 @@ from ostinato.curate.work import (
     state_of,
     write_record,
 )
-from ostinato.data.prepare import only_writer
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import write_atomic
+from ostinato.utils.files import only_writer, write_atomic
 
 T = TypeVar("T")
 Told = Callable[[float, float], None]  # seconds of music in, seconds kept

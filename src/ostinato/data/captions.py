@@ -56,6 +56,8 @@ def gather(
     known = set(paths)
     for file in tables:
         named = _read_table(file, folder)
+        if not named:
+            raise UserError(f"the captions table {file} has no rows: write one a file, or take it away")
         if named and not known & named.keys():
             raise UserError(
                 f"no path in {file} is an audio file of {folder} (the first is {next(iter(named))!r}): "

@@ -12,9 +12,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -37,12 +37,7 @@ from ostinato.data.store import (
 )
 from ostinato.utils.audio import AUDIO_SUFFIXES
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import write_atomic
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ostinato.utils.files import only_writer, write_atomic
 
 if TYPE_CHECKING:  # what it imports takes seconds, and PCM needs none of it
     from ostinato.codecs.base import Codec
@@ -120,7 +115,9 @@ def prepare(
     """
     folder, out = Path(folder), Path(out)
     info = _settings(codec, codec_name, codec_id, sample_rate, clip_seconds, min_seconds, silence_db)
-    files = _find_audio(folder)
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"the store {out} would lie inside the music in {folder}: name a folder outside it")
+    files, dangling = _find_audio(folder)
     about, strangers, faults = gather(folder, list(files), Path(captions) if captions else None)
     with only_writer(out):
         _agree(out, info)
@@ -136,13 +133,13 @@ def prepare(
                     shard = _Open(_next_shard(out))
         finally:  # also when interrupted: whole files are kept
             _close(shard, info["kind"], records)
-            _write_report(out, records, faults)
+            _write_report(out, records, faults, dangling)
     there = [r for r in records.values() if r.about != GONE]
     report = Report(
         processed=len(todo),
         clips=sum(r.clips for r in there),
         seconds=sum(r.seconds for r in there),
-        outcomes=dict(Counter(_outcome(r) for r in records.values())),
+        outcomes=dict(Counter([_outcome(r) for r in records.values()] + ["broken"] * len(dangling.keys() - records))),
         strangers=strangers,
     )
     if not report.clips:
@@ -191,45 +188,32 @@ def _settings(
     }
 
 
-def _find_audio(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size (bytes) and mtime (ns) by path relative to `folder`, sorted. Hidden files are left out: they are litter
-    (macOS writes a ._song.wav beside a song.wav)."""
+def _find_audio(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Size (bytes) and mtime (ns) by path relative to `folder`, sorted; and, by path, why a link leads to no file.
+    Hidden files are left out: they are litter (macOS writes a ._song.wav beside a song.wav)."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: check the name")
-    found = {}
+    found, dangling = {}, {}
 
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read folder {error.filename} ({error.strerror}): make it readable, or move it away")
 
     for root, _, names in os.walk(folder, onerror=refuse):
         for file in (Path(root, name) for name in names):
-            if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file():
+            if file.suffix.lower() not in AUDIO_SUFFIXES or file.name.startswith("."):
+                continue
+            path = file.relative_to(folder).as_posix()
+            try:
                 stat = file.stat()
-                found[file.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
+            except OSError as error:  # a link to nothing, or to itself
+                dangling[path] = f"a link that leads to no file ({error.strerror}): restore what it points to"
+                continue
+            if S_ISREG(stat.st_mode):
+                found[path] = (stat.st_size, stat.st_mtime_ns)
     if not found:
         kinds = " ".join(sorted(AUDIO_SUFFIXES))
         raise UserError(f"no audio files under {folder}: it is searched for {kinds}; convert other formats first")
-    return dict(sorted(found.items()))
-
-
-@contextmanager
-def only_writer(out: Path) -> Iterator[None]:
-    """Make `out` and hold it: two runs at once would overwrite each other's shards. The lock dies with the process."""
-    lock = out / ".lock"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-    except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror}): choose another place") from error
-    with open(lock) as file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another run is writing {out}: wait for it, or choose another place") from error
-            except OSError:  # a network file system without locks
-                pass
-        yield
+    return dict(sorted(found.items())), dangling
 
 
 def _agree(out: Path, info: dict) -> None:
@@ -309,8 +293,9 @@ def _outcome(record: Record) -> str:
     return "gone" if record.about == GONE else record.outcome
 
 
-def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str]) -> None:
-    """report.csv; `faults` are those of sidecars (see `gather`), reported beside the record's own outcome."""
+def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str], dangling: dict[str, str]) -> None:
+    """report.csv; `dangling` are links to no file (see `_find_audio`), `faults` are those of sidecars (see `gather`),
+    reported beside the record's own outcome."""
 
     def write(file: Path) -> None:
         with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as lines:
@@ -320,6 +305,8 @@ def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str])
                 r = records[path]
                 message = "; ".join(part for part in (r.message, faults.get(path)) if part)
                 table.writerow([path, _outcome(r), r.clips, f"{r.seconds:.3f}", message])
+            for path in sorted(dangling.keys() - records):
+                table.writerow([path, "broken", 0, "0.000", dangling[path]])
 
     write_atomic(out / "report.csv", write)
 

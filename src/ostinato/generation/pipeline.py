@@ -18,10 +18,13 @@ from ostinato.generation.sampling import Generation, Sampling, begin, generate_f
 from ostinato.generation.stream import Stream
 from ostinato.models.lm import MusicLM
 from ostinato.models.text_encoder import TextEncoder, load_text_encoder
-from ostinato.utils.audio import read_audio, write_audio
+from ostinato.utils.audio import read_tail, write_audio
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import read_config, write_config
 from ostinato.utils.schema import build
+
+LONGEST = 3600.0  # s of one clip, which is held in memory as a whole; a stream has no end
+HEARD = 60.0  # s of a file to continue from: twice the longest clip that the papers' models were trained on
 
 
 @dataclass
@@ -75,6 +78,8 @@ class Ostinato:
         Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if seconds > LONGEST:
+            raise UserError(f"a clip has at most {LONGEST:g} seconds, got {seconds:g}: stream more of it (--output -)")
         count = self.frame_count(seconds)
         before = self.prompt_codes(len(prompts), continue_from)
         stretches = self.stretches(prompts, seed, settings, before, count, on_frame)
@@ -115,7 +120,7 @@ class Ostinato:
         if isinstance(continue_from, Tensor):
             codes = continue_from[None] if continue_from.ndim == 2 else continue_from
         else:
-            audio = read_audio(continue_from, self.codec.sample_rate)
+            audio = read_tail(continue_from, self.codec.sample_rate, HEARD)
             codes = self.codec.encode(audio[None].to(self.device))[:, :K]
         if codes.ndim != 3 or codes.shape[1] != K or len(codes) not in (1, rows):
             raise UserError(f"codes to continue from should be [{K}, frames], got {list(codes.shape)}")
@@ -201,7 +206,7 @@ class Ostinato:
     def frame_count(self, seconds: float) -> int:
         """Frames T that make up `seconds`, at least one. Raises UserError unless 0 < seconds < infinity."""
         if not 0 < seconds < float("inf"):
-            raise UserError(f"seconds must be above 0, got {seconds:g}")
+            raise UserError(f"seconds must be a finite number above 0, got {seconds:g}")
         return max(1, round(seconds * self.codec.frame_rate))
 
     @property

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import flush, write_atomic
+from ostinato.utils.files import flush, why, write_atomic
 
 OPTIMIZERS = "optimizers.pt"
 FORMAT = 2  # 1 had no record of files
@@ -67,9 +67,9 @@ def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], objec
         flush(folder.parent)
     except (OSError, SafetensorError, RuntimeError, UserError) as error:  # torch.save reports a full disk by the third
         shutil.rmtree(temporary, ignore_errors=True)
+        kept = "earlier checkpoints are whole" if checkpoints(folder.parent) else "there is no earlier checkpoint"
         raise UserError(
-            f"{folder.name} could not be written ({error}); earlier checkpoints are whole: make room and run the same "
-            "command again"
+            f"{folder.name} could not be written ({why(error)}); {kept}: make room and run the same command again"
         ) from error
 
 

@@ -5,6 +5,7 @@ Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's
 """
 
 import os
+import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,14 +17,12 @@ import soxr
 import torch
 from torch import Tensor
 
+from ostinato.utils.audio_files import AUDIO_SUFFIXES, WRITTEN_AS, check_input, check_output, check_whole
 from ostinato.utils.errors import UserError
+from ostinato.utils.files import why
 
-AUDIO_SUFFIXES = frozenset(
-    (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2")
-    + (".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64")
-)
-WRITTEN_AS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 TAGS = ("title", "comment", "software", "artist", "date", "copyright", "license")  # what libsndfile keeps everywhere
+__all__ = ["AUDIO_SUFFIXES", "WRITTEN_AS", "check_output"]  # and what is here
 
 # libvorbis puts a whole write on the stack, which a long one overflows (xiph/vorbis issue 99).
 _WRITE_BLOCK = 1 << 14
@@ -35,12 +34,11 @@ class EmptyAudio(UserError):
 
 
 def _open(path: Path) -> sf.SoundFile:
-    if not path.is_file():
-        raise UserError(f"no audio file {path}: check the name")
+    check_input(path)
     try:
         if path.stat().st_size == 0:
             raise EmptyAudio(f"{path} is empty (0 bytes): leave it out or fetch it again")
-        path.open("rb").close()  # says why, where libsndfile says "System error"
+        check_whole(path)  # which opens it, and so says why it cannot, where libsndfile says "System error"
         return sf.SoundFile(path)
     except (sf.LibsndfileError, OSError) as error:
         raise _unreadable(path, error) from error
@@ -117,18 +115,6 @@ def stream_audio(path: str | os.PathLike, sample_rate: int, clip_seconds: float)
             raise EmptyAudio(f"{path} holds no samples: leave it out or fetch it again")
 
 
-def check_output(path: str | os.PathLike) -> None:
-    """Raise the UserError that `write_audio` would for this name, before there is audio: another suffix, or a folder
-    that is missing or not writable."""
-    path = Path(path)
-    if path.suffix.lower() not in WRITTEN_AS:
-        raise UserError(f"cannot write {path.name!r}: end the name in .wav, .flac or .ogg")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: no folder {path.parent}; make it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write {path}: it is a folder, or its folder is not writable; choose another place")
-
-
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
     """What a file's tags say, those of `TAGS` that it has. Raises UserError for a missing or unreadable file."""
     with _open(Path(path)) as file:
@@ -167,10 +153,23 @@ def write_audio(
                 file.write(block.numpy())
         os.replace(temporary, path)
     except (sf.LibsndfileError, OSError) as error:
-        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot write {path} ({reason.strip().rstrip('.')}): is the folder writable?") from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: Exception) -> UserError:
+    """libsndfile says "System error" for a full disk, so the disk is asked."""
+    if isinstance(error, sf.LibsndfileError) and shutil.disk_usage(path.parent).free < 1 << 16:
+        return UserError(f"cannot write {path} (the disk is full: make room, or choose another place)")
+    return UserError(f"cannot write {path} ({why(error)})")
+
+
+def read_tail(path: str | os.PathLike, sample_rate: int, seconds: float) -> Tensor:
+    """The last `seconds` of a file, or all of a shorter one; otherwise as `read_audio`."""
+    with _open(Path(path)) as file:
+        length = file.frames / file.samplerate
+    return read_audio(path, sample_rate, max(0.0, length - seconds))
 
 
 def pcm16(audio: Tensor) -> bytes:

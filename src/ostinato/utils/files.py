@@ -1,16 +1,24 @@
 """Model folders, as Hugging Face has them: config.json beside model.safetensors; and files that are written whole."""
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ostinato.utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def read_config(folder: str | Path) -> dict:
@@ -20,7 +28,9 @@ def read_config(folder: str | Path) -> dict:
         raise UserError(f"{folder} is not a model folder: it has no config.json")
     try:
         config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): make it readable, or copy the folder again") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); the folder may be damaged, copy it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} should hold a JSON object, and holds a {type(config).__name__}")
@@ -28,14 +38,74 @@ def read_config(folder: str | Path) -> dict:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, floating ones as float32. Raises UserError if it is incomplete."""
+    """Tensors of a .safetensors file, floating ones as float32. Raises UserError if it is incomplete, if its
+    bytes are not those that were saved, or if a weight is not a finite number."""
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: the model folder is not complete, copy it again")
     try:
         weights = load_file(path)
+        expected = saved_digest(Path(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}); copy the folder again") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    if expected and digest(weights) != expected:
+        raise UserError(f"{path} is not what was saved (another sha256): it is damaged, copy the folder again")
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.sum().isfinite():  # one pass, and nothing new in memory
+            raise UserError(f"{path}: the weight {name} holds values that are not finite; take an earlier checkpoint")
+    return weights
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, whatever order a file has them in."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def saved_digest(path: Path) -> str | None:
+    """The `digest` that a file of weights was saved with: in its own header, or in the config.json beside it. Raises
+    what safetensors raises."""
+    with safe_open(path, "pt") as file:
+        own = (file.metadata() or {}).get("sha256")
+    if own or path.name != "model.safetensors" or not path.with_name("config.json").is_file():
+        return own
+    return read_config(path.parent).get("sha256")
+
+
+def check_shapes(folder: str | Path, make: Callable[[], nn.Module], count: int) -> None:
+    """Raise UserError unless the module that `make` builds has the shapes of the folder's weights. Nothing is
+    allocated: a config.json from a stranger cannot ask for more memory than the weights beside it explain.
+
+    count: how many times the config has `make` repeat something; the file has at least a tensor for each.
+    """
+    path = weights_file(folder)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the model folder is not complete, copy it again")
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); copy the folder again") from error
+    unfit = f"the weights in {folder} do not fit its config.json"
+    if count > len(shapes):
+        raise UserError(f"{unfit}: it asks for {count} parts, and there are {len(shapes)} weights in all")
+    try:
+        with torch.device("meta"):
+            module = make()
+    except (RuntimeError, ValueError, TypeError, OverflowError, ArithmeticError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}/config.json describes no model that can be built ({reason})") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in sorted(wanted.keys() | shapes.keys()):
+        if wanted.get(name) != shapes.get(name):
+            has, asks = (f"{list(s[name])}" if name in s else "nothing" for s in (shapes, wanted))
+            raise UserError(f"{unfit}: {name} is {has} in the file, {asks} by the config; copy the folder again")
+    beside = sum(t.numel() * t.element_size() for name, t in module.named_buffers() if name not in wanted)
+    if beside > path.stat().st_size + (64 << 20):
+        raise UserError(f"{folder}/config.json asks for tables of {beside >> 20} MB, more than its weights explain")
 
 
 def read_model_folder(folder: str | Path, model_type: str) -> tuple[dict, dict[str, Tensor]]:
@@ -74,8 +144,9 @@ def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tens
     except OSError as error:
         raise UserError(f"cannot make the folder {folder} ({error.strerror}): name another") from error
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomic(folder / "model.safetensors", lambda temporary: save_file(plain, temporary))
-    write_config(folder, config)
+    metadata = {"format": "pt", "sha256": digest(plain)}
+    write_atomic(folder / "model.safetensors", lambda temporary: save_file(plain, temporary, metadata))
+    write_config(folder, {key: value for key, value in config.items() if key != "sha256"})
 
 
 def write_config(folder: Path, config: dict) -> None:
@@ -94,8 +165,37 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # half a file on a full disk helps nobody
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path} ({reason}): is the folder writable, with room left?") from error
+        raise UserError(f"cannot write {path} ({why(error)})") from error
+
+
+def why(error: Exception) -> str:
+    """What stopped a write, and what to do about it."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if getattr(error, "errno", None) in full or "No space left" in str(error):
+        return "the disk is full: make room, or choose another place"
+    reason = getattr(error, "strerror", None) or str(error).strip().rstrip(".")
+    return f"{reason}: is the folder writable, with room left?"
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Make the folder `out` and hold it: two runs at once would overwrite each other's files. The lock dies with the
+    process. Raises UserError where another process has it, or it cannot be written."""
+    lock = out / ".lock"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}): choose another place") from error
+    with open(lock) as file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"another run is writing {out}: wait for it, or choose another place") from error
+            except OSError:  # a network file system without locks
+                pass
+        yield
 
 
 def flush(path: Path) -> None:
