@@ -81,7 +81,7 @@ def train(
         str | None, typer.Option(help="With --plan: a GPU such as 'RTX 4090'; default: what is here.")
     ] = None,
     mfu: Annotated[
-        float | None, typer.Option(help="With --plan: the share of the peak to reckon with; a GPU 0.4, a CPU 0.13.")
+        float | None, typer.Option(help="With --plan: the share of the peak to reckon with; default: measured.")
     ] = None,
 ) -> None:
     """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
