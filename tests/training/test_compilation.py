@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from runs import lm_run, log_of
+from runs import assert_same_checkpoint, lm_run, log_of
 from test_denoisers import SMALL
 from tiny import make_lm, make_text
 from torch._dynamo.testing import CompileCounter
@@ -77,3 +77,13 @@ def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, emulated, itself, wanted
     answers = {True: emulated, False: itself}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: answers[including_emulation])
     assert distributed.precision(Optimisation()) == wanted
+
+
+def test_deterministic_is_set_and_trains(stores, tmp_path):
+    """What it does to CUDA's sums is for test_cuda.py."""
+    try:
+        found = train(lm_run(stores, tmp_path / "run", train={"deterministic": True, "steps": 2}))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_checkpoint(found, train(lm_run(stores, tmp_path / "plain", train={"steps": 2})))

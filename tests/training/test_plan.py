@@ -24,6 +24,7 @@ from ostinato.data.prepare import open_store
 from ostinato.models.attention import CrossAttention, SelfAttention
 from ostinato.models.denoisers import FineConfig
 from ostinato.models.lm import VARIANTS, LMConfig, count_parameters
+from ostinato.training import probe
 from ostinato.training.config import load_run
 from ostinato.training.flops import flops, step_flops
 from ostinato.training.lm_task import code_losses, make_batch
@@ -218,6 +219,36 @@ def test_the_paper_size_fits_into_22_gb():
 def test_names_of_gpus(name, entry):
     assert find_gpu(name) == entry
     assert all(find_gpu(key) == key for key in GPUS)
+
+
+@pytest.fixture(autouse=True)
+def short_probe(monkeypatch):
+    monkeypatch.setattr(probe, "SECONDS", 0.05)
+
+
+def test_hours_count_what_is_computed_twice_and_captions_once(monkeypatch):
+    """At a fifth to two fifths of a peak; a third more with checkpointing; each caption is read once if all fit."""
+
+    def spent(*settings):
+        run = load_run(CONFIGS / "prefix-simba.yaml", settings)
+        shown = printed(plan(run, "RTX 3090"))
+        short, long = re.search(r"time +│ +([0-9.,]+) h to ([0-9.,]+) h", shown).groups()
+        return float(short.replace(",", "")), float(long.replace(",", "")), shown
+
+    short, long, shown = spent()
+    assert long == pytest.approx(2 * short, rel=1e-3) and "assumed, not measured" in shown
+    assert short == pytest.approx(6.79e19 * 4 / 3 / (0.4 * 71.2e12) / 3600, rel=0.01)
+    assert "54,894 captions, as in the paper, 5.4 GB" in shown and "read once in a session" in shown
+    assert spent("train.checkpointing=false")[0] == pytest.approx(short * 3 / 4, rel=0.01)
+    assert "read every time" in spent("train.text_cache=2")[2]
+
+
+def test_hours_here_are_measured(stores, tmp_path, monkeypatch):
+    run = lm_run(stores, tmp_path / "run")
+    monkeypatch.setattr("ostinato.training.plan.measured_rates", lambda *_: [1e9, 4e9])
+    assert "2 passes of one block measured now: 0.001 to 0.004 TFLOP/s" in printed(plan(run))
+    rates = probe.measured_rates(run, 100, 8, False)
+    assert rates == sorted(rates) and 1e6 < rates[0] < 1e13
 
 
 def test_plans_that_cannot_be():

@@ -86,8 +86,7 @@ def train(
         str | None, typer.Option(help="With --plan: a GPU such as 'RTX 4090'; default: what is here.")
     ] = None,
     mfu: Annotated[
-        float | None,
-        typer.Option(help="With --plan: the share of the peak to assume; by default 0.4 on a GPU, 0.13 on a CPU."),
+        float | None, typer.Option(help="With --plan: the share of the peak to assume; default: measured here.")
     ] = None,
 ) -> None:
     """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""

@@ -46,6 +46,7 @@ class Optimisation:
     ema: float = 0.0  # decay of averaged weights, such as 0.999; 0: none are kept
     tracker: str = "tensorboard"  # none, or another by accelerate's name: wandb, mlflow, trackio, ...
     checkpointing: bool = False  # of activations: the backward pass computes them again, for less memory
+    deterministic: bool = False  # the same bits each time on a GPU, too, from slower kernels
     compile: bool = False  # torch.compile; needs a compiler on a CPU
     shard: bool = False  # over several processes, spread the weights and the optimizer (FSDP2) instead of copying them
 

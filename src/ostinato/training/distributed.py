@@ -48,6 +48,13 @@ def precision(hyper: Optimisation) -> str:
     return {"fp32": "no", "bf16": "bf16"}[hyper.precision]
 
 
+def deterministic() -> None:
+    """Of PyTorch: operators that give the same bits each time, with a warning for one that has no such form."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
 def tracker(name: str) -> str | None:
     """Raises UserError for a tracker that accelerate does not know, or that is not installed."""
     known = [str(entry) for entry in LoggerType.list() if str(entry) != "all"]

@@ -82,6 +82,11 @@ def activations(
     return {part: kept[part] + more * (kept2[part] - kept[part]) for part in kept}, peak + more * (peak2 - peak)
 
 
+def autocast_type() -> str:
+    """The default device's, a CPU's where that has no bytes."""
+    return "cuda" if torch.get_default_device().type == "cuda" else "cpu"
+
+
 def lm_loss(config: LMConfig, batch: int, frames: int, text: int, bf16: bool) -> tuple[MusicLM, Loss]:
     """A language model, and what makes the loss of a batch of no content."""
     from ostinato.training.lm_task import code_losses  # which may itself import this
@@ -91,7 +96,7 @@ def lm_loss(config: LMConfig, batch: int, frames: int, text: int, bf16: bool) ->
     embedded, mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
 
     def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, bf16):
+        with torch.autocast(autocast_type(), torch.bfloat16, bf16):
             logits = lm(steps, embedded, mask)
         losses, counts = code_losses(logits, steps)
         return (losses / counts).mean()
@@ -112,7 +117,7 @@ def fine_loss(
 
     def loss() -> Tensor:
         noise = torch.zeros_like(fine)
-        with torch.autocast("cpu", torch.bfloat16, bf16):
+        with torch.autocast(autocast_type(), torch.bfloat16, bf16):
             predicted = denoiser(noised(fine, noise, time), coarse, time, embedded, text_mask, mask)
         if config.prediction_type == "v":
             return v_loss(predicted, fine, noise, time, mask)

@@ -22,6 +22,7 @@ from ostinato.models.text_encoder import Tokens, load_text_encoder, minilm_folde
 from ostinato.training.config import FineRun, LMRun, Run
 from ostinato.training.flops import flops
 from ostinato.training.memory import OUTSIDE, activations, sublayers
+from ostinato.training.probe import measured_rates
 from ostinato.utils.errors import UserError, nearest
 from ostinato.utils.hub import fetch
 
@@ -122,22 +123,27 @@ def encoder_cost(name: str, text: int) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
+def dac() -> Any:
+    """DAC at 44.1 kHz, of random weights."""
+    from transformers import DacConfig, DacModel
+
+    sizes: dict[str, Any] = {"downsampling_ratios": [2, 4, 8, 8], "n_codebooks": 9}  # else the defaults
+    return DacModel(DacConfig(**sizes))
+
+
 def codec_parameters(name: str) -> int:
     """Parameters of a codec, encoder and decoder; dac's without fetching it. Raises UserError as `load_codec` does."""
     if name == "dac":
-        from transformers import DacConfig, DacModel
-
-        sizes: dict[str, Any] = {"downsampling_ratios": [2, 4, 8, 8], "n_codebooks": 9}  # else the defaults
         with torch.device("meta"):
-            codec: Any = DacModel(DacConfig(**sizes))
+            codec: Any = dac()
     else:
         codec = load_codec(name)
     return sum(p.numel() for p in codec.parameters())
 
 
-GPU_MFU = 0.4  # an aim, not yet measured
-# What configs/lm-pocket.yaml reached: 1.1 s a step on two cores (LOG.md), whose products take 1.5 TFLOP/s.
-CPU_MFU = 0.13
+MFU = (0.2, 0.4)  # of the peak of a GPU that is not here: assumed. 0.4 is an aim, which well-kept kernels reach
+PAPER_HOURS, PREPARING = 457.45, 1e13  # of audio; FLOP/s
+PAPER_CLIPS = 54_894  # of 30 s, each with a caption
 TEXT = 64  # tokens that a caption is taken to have
 RATES = {"dac": 44100 / 512, "pocket": 50.0, "encodec": 50.0}  # frames a second
 
@@ -150,6 +156,7 @@ class Device(NamedTuple):
     source: str  # of the rate
     memory: float | None  # bytes, None for a CPU
     bf16: bool
+    here: bool  # so that it can be measured
 
 
 def pick_device(gpu: str | None, precision: str) -> Device:
@@ -159,19 +166,19 @@ def pick_device(gpu: str | None, precision: str) -> Device:
         name = find_gpu(gpu)
         if name is None:
             raise UserError(f"--gpu {gpu!r} is not in the table; {nearest(gpu, list(GPUS))}")
-        return Device(name, GPUS[name].tflops * 1e12, "its peak, dense bf16", GPUS[name].memory * 2**30, bf16)
+        return Device(name, GPUS[name].tflops * 1e12, "its peak, dense bf16", GPUS[name].memory * 2**30, bf16, False)
     if torch.cuda.is_available():
         device = torch.device("cuda")
         name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
         peak = peak_flops(device)
         if peak:
-            return Device(name, peak, "its peak, dense bf16", memory, bf16)
-        return Device(name, timed_flops(device, torch.bfloat16), "measured now, bf16 products", memory, bf16)
+            return Device(name, peak, "its peak, dense bf16", memory, bf16, True)
+        return Device(name, timed_flops(device, torch.bfloat16), "measured now, bf16 products", memory, bf16, True)
     bf16 = precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float32
     measured = timed_flops(torch.device("cpu"), dtype)
     source = f"measured now: {'bf16' if bf16 else 'float32'} products on {torch.get_num_threads()} threads"
-    return Device("this CPU", measured, source, None, bf16)
+    return Device("this CPU", measured, source, None, bf16, True)
 
 
 class Workload(NamedTuple):
@@ -211,10 +218,10 @@ Row = tuple[str, str, str]  # of the table: what, how much, of what kind
 
 
 def plan(run: Run, gpu: str | None = None, mfu: float | None = None) -> Table:
-    """The table of `train --plan`. Needs no data, and computes nothing but, without a GPU, a few products of matrices.
+    """The table of `train --plan`. Needs no data.
 
     gpu: a name in `GPUS`, by default the device at hand. mfu: the share of its rate that training is taken to reach,
-    by default `GPU_MFU` or `CPU_MFU`.
+    by default what ten seconds of one block measure here (`probe`), or `MFU` for a GPU that is not here.
     Raises UserError for a codec's run, an unknown GPU, an mfu out of range, and for a store, text encoder or codec that
     is damaged or not available.
     """
@@ -285,24 +292,69 @@ def efforts(run: LMRun | FineRun, work: Workload, device: Device, mfu: float | N
     of_pass = flops(run.model, run.train.batch, work.frames, work.text)
     parts = {name: passes * count for name, count in of_pass.items()}
     total, paper = sum(parts.values()), 6 * sum(parameters(run.model).values()) * clips * work.steps
-    mfu = mfu or (GPU_MFU if device.memory else CPU_MFU)
-    hours = total / (device.rate * mfu) / 3600
     tokens = "tokens" if isinstance(run, LMRun) else "frames"
+    captions = distinct_captions(work, clips)
+    reading = captions * encoder_cost(run.text, work.text)[1]
+    again = sum(parts.values()) // 3 if run.train.checkpointing else 0  # the forward pass of every sub-layer
     return [
         ("FLOPs, as 6 N D", f"{paper:.4g}", f"6 x parameters x {tokens}, as the paper counts"),
         ("FLOPs, counted", f"{total:.4g}", f"{total / paper:.2f} x 6 N D"),
         *((f"  {name}", f"{count:.3g}", f"{count / total:.1%}") for name, count in parts.items()),
-        (
-            "FLOPs of the text encoder",
-            f"{clips * encoder_cost(run.text, work.text)[1]:.3g}",
-            f"at most: {run.text} reads a caption only once",
-        ),
-        (
-            "time",
-            f"{hours:,.1f} h" if hours > 1 else f"{60 * hours:.1f} min",
-            f"{device.name}: {device.rate / 1e12:.4g} TFLOP/s ({device.source}), {mfu:.0%} of it assumed",
-        ),
+        ("FLOPs computed twice", f"{again:.3g}", "by train.checkpointing" if again else ""),
+        ("FLOPs of the text encoder", f"{reading:.3g}", text_told(run, work, captions)),
+        *preparing(work),
+        hours(run, work, device, mfu, total, again, reading),
     ]
+
+
+def preparing(work: Workload) -> list[Row]:
+    """Hours to encode the paper's data on one GPU, where there is no store yet."""
+    if work.store or work.codec != "dac":
+        return []
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        dac().encode(torch.zeros(1, 1, 44100))
+    count = counter.get_total_flops() * 3600 * PAPER_HOURS
+    told = f"{PAPER_HOURS:g} h by DAC at {PREPARING / 1e12:g} TFLOP/s in float32, assumed; reading files not counted"
+    return [("preparing", duration(count / PREPARING), f"{count:.3g} FLOPs: {told}")]
+
+
+def distinct_captions(work: Workload, clips: int) -> int:
+    """Captions of the store, or, without one, as many as the paper has clips."""
+    if work.store is None:
+        return min(clips, PAPER_CLIPS)
+    return len({caption for several in work.store.table["captions"].to_pylist() for caption in several or ()})
+
+
+def text_told(run: LMRun | FineRun, work: Workload, captions: int) -> str:
+    """How often captions are read: `CachedTextEncoder` keeps all that fit."""
+    size = 2 * captions * work.text * run.model.text_width / 1e9
+    of = f"{captions:,} captions{'' if work.store else ', as in the paper'}, {size:.1f} GB of memory in 16 bit"
+    if size <= run.train.text_cache:
+        return f"{of}: each is read once in a session"
+    return f"{of}: more than train.text_cache ({run.train.text_cache:g} GB), and those above it are read every time"
+
+
+def hours(
+    run: LMRun | FineRun, work: Workload, device: Device, mfu: float | None, total: int, again: int, reading: int
+) -> Row:
+    """The time of a run, a range: at the rates measured here, or, for another GPU, at `MFU` of its peak. What is
+    computed twice and the captions are in it; loading data, validation and checkpoints are not."""
+    rates = [] if mfu or not device.here else measured_rates(run, work.frames, work.text, device.bf16)
+    if rates:
+        slow, fast = rates[0], rates[-1]
+        seconds = [(total + reading) / rate for rate in (fast, slow)]  # measured with what is computed twice
+        found = f"{len(rates)} passes of one block measured now: {slow / 1e12:.3g} to {fast / 1e12:.3g} TFLOP/s"
+    else:
+        shares = (mfu, mfu) if mfu else MFU
+        seconds = [(total + again + reading) / (device.rate * share) for share in reversed(shares)]
+        told = f"{mfu:.0%} of it, as asked" if mfu else f"{MFU[0]:.0%} to {MFU[1]:.0%} of it assumed, not measured"
+        found = f"{device.rate / 1e12:.4g} TFLOP/s ({device.source}), {told}"
+    short, long = (duration(s) for s in seconds)
+    return "time", short if short == long else f"{short} to {long}", f"{device.name}: {found}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds > 3600 else f"{seconds / 60:.1f} min"
 
 
 def memory(run: LMRun | FineRun, work: Workload, device: Device) -> list[Row]:

@@ -32,7 +32,7 @@ from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.compilation import compile_parts
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
-from ostinato.training.distributed import launched, make_accelerator, shard, whole, without_sync
+from ostinato.training.distributed import deterministic, launched, make_accelerator, shard, whole, without_sync
 from ostinato.training.ema import EMA
 from ostinato.training.log import append, forget_after
 from ostinato.training.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
@@ -65,6 +65,8 @@ def train(run: Run, fresh: bool = False) -> Path:
     accelerator = make_accelerator(run.train, output)
     set_seed(run.train.seed)
     check_memory(run, accelerator.device)
+    if run.train.deterministic:
+        deterministic()
     tasks: dict[type, Any] = {LMRun: LMTask, FineRun: FineTask, CodecRun: CodecTask}
     task = tasks[type(run)](run, accelerator.device)
     with only_writer(output) if accelerator.is_main_process else nullcontext():
