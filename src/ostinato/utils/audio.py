@@ -4,6 +4,7 @@ Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's
 `AUDIO_SUFFIXES` lists; m4a/aac and wma are not among them and want converting first.
 """
 
+import json
 import os
 import shutil
 import struct
@@ -118,7 +119,31 @@ def stream_audio(path: str | os.PathLike, sample_rate: int, clip_seconds: float)
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
     """What a file's tags say, those of `TAGS` that it has. Raises UserError for a missing or unreadable file."""
     with _open(Path(path)) as file:
-        return {name: value for name, value in file.copy_metadata().items() if name in TAGS and value}
+        found = {name: value for name, value in file.copy_metadata().items() if name in TAGS and value}
+        return found | (_wav_tags(Path(path)) if file.format == "WAV" else {})
+
+
+def _wav_tags(path: Path) -> dict[str, str]:
+    """The tags of the chunk that `write_audio` puts at a WAV's end: libsndfile drops all where they are above 2 kB."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", head)
+            if name == b"ostn":
+                found = json.loads(file.read(min(size, 1 << 20)).rstrip(b"\0"))
+                return {key: str(value) for key, value in found.items() if key in TAGS}
+            file.seek(size + size % 2, 1)
+    return {}
+
+
+def _add_wav_tags(path: Path, tags: Mapping[str, str]) -> None:
+    data = json.dumps(dict(tags)).encode()
+    data += b"\0" * (len(data) % 2)
+    with path.open("r+b") as file:
+        end = file.seek(0, 2)
+        file.write(struct.pack("<4sI", b"ostn", len(data)) + data)
+        file.seek(4)
+        file.write(struct.pack("<I", end + len(data)))
 
 
 def write_audio(
@@ -148,9 +173,12 @@ def write_audio(
     try:
         with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=form) as file:
             for name, value in (tags or {}).items():
-                setattr(file, name, value)
+                if form != "WAV" or len(value) < 500:
+                    setattr(file, name, value)
             for block in samples.clamp(-1, 1).split(_WRITE_BLOCK):
                 file.write(block.numpy())
+        if tags and form == "WAV":
+            _add_wav_tags(temporary, tags)
         os.replace(temporary, path)
     except (sf.LibsndfileError, OSError) as error:
         raise write_error(path, error) from error
