@@ -4,7 +4,7 @@
     python benchmarks/kinds.py --seeds 4                      # 200 clips; sound faults counted
 
 None of the sentences is a caption of the training set. Each clip is described by onset rate, spectral centroid,
-harmonicity, tempo and level (`valuation.descriptors`), standardised; with `--listener`, also by the mean over the clip
+harmonicity, tempo and level (`evaluation.descriptors`), standardised; with `--listener`, also by the mean over the clip
 of that network's embedding. A clip is given to the kind whose mean it is nearest to, in units of the spread within
 kinds (linear discriminant analysis, the covariance shrunk by 0.3 to its diagonal):
 - among themselves: the means are of the generated clips of all other sentences, so that a sentence is never its own

@@ -233,7 +233,8 @@ def slowly(path, write):  # so that a kill falls between any two of its files
     time.sleep(0.02)
     plain(path, write)
 work.write_atomic = slowly
-curate({str(folder)!r}, Path({str(tmp_path / "killed")!r}), load_recipe({str(tmp_path / "recipe.yaml")!r}), Machine(workers=0), progress=False)
+recipe = load_recipe({str(tmp_path / "recipe.yaml")!r})
+curate({str(folder)!r}, Path({str(tmp_path / "killed")!r}), recipe, Machine(workers=0), progress=False)
 """
     began = time.monotonic()
     rng, killed = random.Random(0), 0

@@ -1,4 +1,4 @@
-"""The LLM stage and the endpoint captioner against a real server that fails in every way: nothing lost, nothing doubled."""
+"""The LLM stage and the endpoint captioner against a real server that fails in every way: none lost, none doubled."""
 
 import base64
 import io
@@ -86,7 +86,7 @@ def test_a_refused_key_stops_at_once_and_the_run_goes_on_from_there(music, tmp_p
 
 
 def test_patience_has_an_end(music, tmp_path):
-    with serving(["503"] * 100_000) as server, pytest.raises(Halt, match="has not answered .*same command again"):
+    with serving(["503"] * 100_000) as server, pytest.raises(Halt, match=r"has not answered .*same command again"):
         run(music, tmp_path / "out", server, patience_hours=0.3 / 3600)
 
 

@@ -51,7 +51,7 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in split_names(text))
     except ValueError as error:
-        raise UserError(f"{option} wants whole numbers with commas between, such as 1,9; got {text!r}") from error
+        raise UserError(f"{option} takes whole numbers separated by commas, such as 1,9; got {text!r}") from error
 
 
 def progress() -> Progress:

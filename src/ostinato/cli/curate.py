@@ -40,7 +40,7 @@ def curate(
     push: Annotated[str | None, typer.Option("--push-to-hub", help="Upload OUT as this data set: owner/name.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Turn a collection of music into clips with captions, each one's reason told. Run it again: it goes on."""
+    """Turn a collection of music into clips with captions, with a reason for each one left out. Run again to continue."""
     if report is not None:
         from ostinato.curate.report import report as write_report
 
@@ -91,7 +91,7 @@ def _push(out: Path, name: str) -> None:
     from huggingface_hub import HfApi
 
     if not (out / "metadata.parquet").is_file():
-        raise UserError(f"{out} is no data set of `ostinato curate`: it has no metadata.parquet")
+        raise UserError(f"{out} is not a data set written by `ostinato curate`: it has no metadata.parquet")
     api = HfApi()
     try:
         api.create_repo(name, repo_type="dataset", exist_ok=True)

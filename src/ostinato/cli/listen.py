@@ -35,7 +35,7 @@ def prepare(
         int | None, typer.Option(help="Choose them from so many prompts, by the seed; default: all.")
     ] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Ask which of two clips is better, not for marks.")] = False,
-    seconds: Annotated[float | None, typer.Option(help="Most that is heard of a clip.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Longest part of a clip to play.")] = None,
     captions: Annotated[
         str | None, typer.Option(help="Where the sentences are, if not in the clips: as --prompts of evaluate.")
     ] = None,
@@ -46,12 +46,12 @@ def prepare(
     attention: Annotated[bool, typer.Option("--attention", help="One clip of a session is a check: beeps.")] = False,
     headphones: Annotated[bool, typer.Option("--headphones", help="First set the volume, then six trials.")] = False,
     heard_in_full: Annotated[
-        bool, typer.Option("--heard-in-full", help="A clip can be rated only once it was heard to its end.")
+        bool, typer.Option("--heard-in-full", help="A clip can be rated only once it has been played to its end.")
     ] = False,
     loudness: Annotated[float, typer.Option(help="Of every clip, in LUFS; less where one would clip.")] = -23.0,
     seed: Annotated[int, typer.Option(help="Of the pool, of who hears what, and of the order.")] = 0,
 ) -> None:
-    """Make a listening test of clips: the paper's protocol, unless told otherwise."""
+    """Make a listening test of clips: the paper's protocol, by default."""
     needs_extra()
     from ostinato.studio.listen.prepare import Options
     from ostinato.studio.listen.prepare import prepare as prepare_test

@@ -4,15 +4,15 @@ Their model is `MusicLM` with other conventions, which become settings of its co
 AudioCraft's layout over text and frames, a layer norm after the projection of the text, no norm at the end. In their
 cross-attention models the text has positions too and is read through the norm of each cross-attention, whose weight is
 multiplied into `kv_proj` here, and attention's output projection has a bias. Sequences are as ours: a step of special
-tokens first, then the codes, codebook k delayed by k. Names tell the variant and shapes the sizes; of their config.json
-only `num_heads` and `drop_p` are needed, and the rest is held against the weights.
+tokens first, then the codes, codebook k delayed by k. The variant follows from names, sizes from shapes; of their
+config.json only `num_heads` and `drop_p` are needed, and the rest is held against the weights.
 
 Where the imported model differs from their code at sampling, on purpose:
 - They pad each prompt to 60 text tokens or more, and the padding stands in the prefix (or, as zeros, among the keys);
   here a prompt is its own tokens, as their longest caption of each training batch was. Logits are the same for a text
   without padding.
-- Their attention drops out at sampling too, and they feed drawn codes where a delayed codebook has not begun, and may
-  draw the special token.
+- Their attention drops out at sampling too, and they feed sampled codes where a delayed codebook has not begun, and may
+  sample the special token.
 """
 
 import json

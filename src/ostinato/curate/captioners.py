@@ -29,7 +29,7 @@ def caption(options: Caption, context: Context) -> Callable[[Clip], Clip | Drop]
 
     Raises: UserError for a model that cannot be had, saying what to fetch."""
     if options.every <= 0:
-        raise UserError(f"caption.every {options.every}: give the seconds that one caption hears, above 0")
+        raise UserError(f"caption.every {options.every}: give the seconds of audio per caption, above 0")
     hear, name = load_captioner(options, context)
 
     def apply(clip: Clip) -> Clip | Drop:

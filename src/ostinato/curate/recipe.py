@@ -121,7 +121,7 @@ def _set(named: list[tuple[str, dict]], values: dict, setting: str) -> None:
     key, equals, text = setting.partition("=")
     name, _, option = key.partition(".")
     if not equals:
-        raise UserError(f"--set wants stage.option=value or seed=value; got {setting!r}")
+        raise UserError(f"--set takes stage.option=value or seed=value; got {setting!r}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

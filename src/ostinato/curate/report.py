@@ -136,7 +136,7 @@ def draw(levels: list[Level], path: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("the funnel is drawn by matplotlib: pip install 'ostinato[evaluate]'") from error
+        raise UserError("the funnel figure needs matplotlib: pip install 'ostinato[evaluate]'") from error
     figure = Figure(figsize=(8, 0.6 + 0.42 * len(levels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

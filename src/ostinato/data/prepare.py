@@ -259,7 +259,7 @@ def _bring_up_to_date(
     if known and not any(path in files for path in known):
         raise UserError(
             f"{out} has clips of {len(known)} files, and none of them is in {folder}: is that the folder it was made "
-            "of, and is all of it there? Another one wants a store of its own"
+            "of, and is all of it there? Use a separate store for another folder"
         )
     records: dict[str, Record] = {}
     for file, old in shards.items():

@@ -121,7 +121,7 @@ class Embedder:
             found["tags"] = self.listener.tags(audio)  # type: ignore[attr-defined]  # asked of taggers only
         arrays = {name: value.float().cpu().numpy() for name, value in found.items()}
         if not all(np.isfinite(value).all() for value in arrays.values()):
-            raise UserError(f"{path}: {self.listener.name} hears numbers in it that are not finite")
+            raise UserError(f"{path}: {self.listener.name} gave values that are not finite")
         self.cache.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".{kept.stem}.{os.getpid()}.npz")
         np.savez(temporary, **arrays)  # type: ignore[arg-type]

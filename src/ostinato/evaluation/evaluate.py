@@ -1,7 +1,7 @@
 """`ostinato evaluate`: clips of folders and models, held against real music by the metrics of the papers.
 
 Rows are sets of clips: the real recordings, the same through a codec's first codebooks, the oracles of two-stage
-models, and every target. A metric is computed with the listeners it is defined on (`scoring.METRICS`); what stand-ins
+models, and every target. A metric is computed with the listeners it is defined on (`registry.METRICS`); what stand-ins
 heard goes into a table of its own.
 """
 
@@ -299,7 +299,7 @@ def listen(
     if real:
         heard = embedder.embed(real, settings.seconds, least=least, on_clip=step)
         if not heard:
-            raise UserError(f"no clip of the reference can be heard: {next(iter(real.lost.values()))}")
+            raise UserError(f"no reference clip could be used: {next(iter(real.lost.values()))}")
         session.ground = Ground(heard.values()) if embedder.embedding else None
         partners = {p.name: paired(p, real) for p in prompts.prompts} if prompts else {stem: stem for stem in heard}
         session.pairs = {stem: heard[partner] for stem, partner in partners.items() if partner in heard}

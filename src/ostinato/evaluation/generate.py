@@ -71,7 +71,7 @@ def render_model(
 
     Prompt i of the set has seed `seed` + i whatever is in the batch with it, so that an interrupted run ends with the
     clips of an uninterrupted one. OUT/made.json says what made them, and what it cost; clips of another model, seed or
-    length there raise UserError. A clip whose audio is not finite is told and lost.
+    length there raise UserError. A clip whose audio is not finite is reported and left out.
     """
     model = load_target(target, device)
     about = describe_target(target, model)

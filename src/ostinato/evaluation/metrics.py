@@ -187,7 +187,7 @@ def kad(clips: ClipEmbeddings, reference: ClipEmbeddings, replicates: int = REPL
 
 
 def median_distance(clips: ClipEmbeddings, seed: int = 0, windows: int = 2000) -> float:
-    """Median Euclidean distance between two windows, over at most `windows` of them, drawn by seed."""
+    """Median Euclidean distance between two windows, over at most `windows` of them, sampled by seed."""
     rng = np.random.default_rng(seed)
     kept: list[np.ndarray] = []
     each = max(1, -(-windows // max(1, len(clips))))
@@ -314,7 +314,7 @@ def unit_clips(clips: ClipEmbeddings, centre: np.ndarray) -> np.ndarray:
 
 
 def resample(n: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each of n clips is drawn in each replicate: float64 [replicates, n], rows sum to n."""
+    """How often each of n clips is sampled in each replicate: float64 [replicates, n], rows sum to n."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), replicates).astype(np.float64)
 
 

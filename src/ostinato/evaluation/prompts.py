@@ -55,12 +55,12 @@ class PromptSet:
 
 
 def load_prompts(spec: str, count: int | None = None, seed: int = 0, vocals: bool = False) -> PromptSet:
-    """A prompt set by name, "name:PATH", or the path of a CSV, and of it `count` prompts drawn by `seed`.
+    """A prompt set by name, "name:PATH", or the path of a CSV, and of it `count` prompts sampled by `seed`.
 
     `musiccaps`, `song-describer`: fetched on first use, or read from PATH; `attm`: from PATH only, see `ATTM`. A CSV of
     one's own has a column caption (or prompt, text) and may have one of names (name, id or path).
     vocals: keep captions that name a voice (see `VOCAL_WORDS`); the paper leaves them out, and so does the default. A
-    smaller draw of a seed is the beginning of a larger one.
+    smaller sample of a seed is the beginning of a larger one.
 
     Raises: UserError for an unknown set, a file that cannot be read or lacks captions, a name that comes twice, and for
     more prompts than there are.

@@ -166,7 +166,7 @@ def times(scheduler: Any) -> Tensor:
 
 
 def noises(sampler: str, steps: int) -> int:
-    """Draws of noise that a latent needs: one to begin with, for DDPM one more at each step."""
+    """Noise samples a latent needs: one to begin with, for DDPM one more at each step."""
     return 1 + steps if sampler == "ddpm" else 1
 
 

@@ -86,9 +86,9 @@ class Recipe:
                 None if given.get("before") is None else unpack_codes(given["before"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"that is no recipe of a take ({type(error).__name__}: {error})") from error
+            raise UserError(f"this is not a valid recipe ({type(error).__name__}: {error})") from error
         if not turns:
-            raise UserError("that is no recipe of a take: it has no turns")
+            raise UserError("this is not a valid recipe: it has no turns")
         for turn in turns:
             whole(turn.seed, "seed")
         return recipe

@@ -1,6 +1,6 @@
 """The language model: codes in, logits of the next codes out, led by text. Four variants, a line of data each.
 
-Read this file first, then `mamba.py`, `ssd.py` and `sampling.py`.
+Read this file first, then `mamba.py` and `ssd.py`; `generation/sampling.py` generates with it.
 """
 
 import copy
@@ -36,7 +36,7 @@ VARIANTS = {  # Figure 1 of the paper, (a) to (d)
 
 @dataclass(frozen=True)
 class LMConfig:
-    """Sizes default to the paper's (section IV-A). The last six serve the authors' checkpoints (`official.py`)."""
+    """Sizes default to the paper's (section IV-A). The last six serve the authors' checkpoints (`convert.official`)."""
 
     variant: str = "prefix-simba"
     num_codebooks: int = 1  # K

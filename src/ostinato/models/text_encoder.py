@@ -179,7 +179,6 @@ class CachedTextEncoder:
 
 
 def load_text_encoder(name: str | Path, device: str | torch.device = "cpu") -> TextEncoder:
-    """ "minilm", or a T5's folder or hub id ("google/flan-t5-base"), on `device`. Raises UserError where it is not to
-    be had."""
+    """ "minilm", or a T5's folder or hub id ("google/flan-t5-base"), on `device`. Raises UserError where it is not ."""
     encoder = MiniLM() if str(name) == "minilm" else T5(name)
     return encoder.to(device)

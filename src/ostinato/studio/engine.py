@@ -141,7 +141,7 @@ class Engine:
                 raise Refusal("recipe must be a JSON object, as a file's tags have it")
             recipe = Recipe.from_json(asked["recipe"])
             if self.ids[self.model(recipe.model)[0]] != recipe.model_id:
-                raise Refusal(f"this server's {recipe.model} is another one than the take was made with", 409)
+                raise Refusal(f"this server's {recipe.model} is not the model this take was made with", 409)
         else:
             recipe = self.new_recipe(asked)
         self.check(recipe)

@@ -92,7 +92,7 @@ class Session:
             elif kind != "heard":
                 raise Refusal(f"there is no message of type {str(kind)[:40]!r}")
             if len(self.changes) > 20:
-                raise Refusal("more changes than can be followed; wait for one to be heard", 429)
+                raise Refusal("more changes at once; wait until one is playing", 429)
             self.stir.set()
 
     async def make(self, recipe: Any) -> None:
@@ -137,7 +137,7 @@ class Session:
             try:
                 await asyncio.wait_for(self.stir.wait(), self.engine.limits.paused)
             except TimeoutError as error:
-                raise Refusal("nothing was heard for long, so the place was given to others; start again") from error
+                raise Refusal("nothing was played for a long time, so your place was released; start again") from error
 
     async def change(self, asked: dict[str, Any], stream: Stream, take: Take) -> None:
         at = min(self.heard + round(LEAD * take.rate), stream.made * stream.model.codec.hop)

@@ -41,7 +41,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-WORDS = {404: "there is no such page here", 405: "this address does not take that kind of request"}
+WORDS = {404: "there is no such page here", 405: "this address does not accept this method"}
 
 for _suffix, _type in {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}.items():
     mimetypes.add_type(_type, _suffix)  # some systems' tables have others, and a module of another type does not run

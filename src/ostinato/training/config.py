@@ -171,7 +171,7 @@ def set_key(values: dict, setting: str) -> None:
     """Apply one `--set a.b=value` (value read as YAML) to `values` in place."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
-        raise UserError(f"--set wants key=value, for example train.steps=1000; got {setting!r}")
+        raise UserError(f"--set takes key=value, for example train.steps=1000; got {setting!r}")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

@@ -114,7 +114,7 @@ class LMTask:
         K, size = run.model.num_codebooks, run.model.codebook_size
         if store.info["num_codebooks"] < K or size != store.info["codebook_size"]:
             raise UserError(
-                f"the model wants {K} codebooks of {size}, {run.data} has {store.info['num_codebooks']} of "
+                f"the model needs {K} codebooks of {size}, {run.data} has {store.info['num_codebooks']} of "
                 f"{store.info['codebook_size']}; set model.num_codebooks and model.codebook_size"
             )
         self.text = load_text_encoder(run.text, device)

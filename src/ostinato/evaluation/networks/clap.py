@@ -103,7 +103,7 @@ class LogMel(nn.Module):
 
 
 class CLAP(Frozen):
-    """See `listeners.TextListener`. path: a .pt of laion_clap without fusion; tokenizer: RoBERTa's, a folder or hub id,
+    """See `base.TextListener`. path: a .pt of laion_clap without fusion; tokenizer: RoBERTa's, a folder or hub id,
     loaded with the first sentence. Raises UserError for other weights."""
 
     name, sample_rate, window, proxy = "clap", 48000, 10.0, False

@@ -78,7 +78,7 @@ def layers() -> list[nn.Module]:
 
 
 class OpenL3(Frozen):
-    """See `listeners.Listener`. path: openl3_audio_mel256_music-v0_4_0.h5, gzipped or not.
+    """See `base.Listener`. path: openl3_audio_mel256_music-v0_4_0.h5, gzipped or not.
 
     Raises UserError where h5py is missing, and for other weights.
     """

@@ -108,7 +108,7 @@ def ten_seconds(audio: Tensor, sample_rate: int) -> Tensor:
 
 
 class PaSST(Frozen):
-    """See `listeners.Tagger`. path: passt-s-f128-p16-s10-ap.476-swa.pt. Raises UserError for other weights."""
+    """See `base.Tagger`. path: passt-s-f128-p16-s10-ap.476-swa.pt. Raises UserError for other weights."""
 
     name, sample_rate, window, proxy = "passt", 32000, 10.0, False
     labels: tuple[str, ...] = ()  # the weights come without names

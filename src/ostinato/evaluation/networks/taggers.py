@@ -130,7 +130,7 @@ class MobileNet(nn.Module):
 
 
 class EfficientAT(Frozen):
-    """A stand-in for PaSST, see `listeners.Tagger`: windows and front end are PaSST's.
+    """A stand-in for PaSST, see `base.Tagger`: windows and front end are PaSST's.
 
     path: a published mnXX_as weight file of any width (mn04_as_mAP_432.pt); the names of classes are read from
     class_labels_indices.csv beside it, where it is. Raises UserError for other weights, or another number of names.
@@ -218,7 +218,7 @@ class FCN(nn.Module):
 
 
 class JamendoFCN(Frozen):
-    """A stand-in that hears music only, see `listeners.Tagger`. path: sota-music-tagging-models' FCN for MTG-Jamendo.
+    """A stand-in that hears music only, see `base.Tagger`. path: sota-music-tagging-models' FCN for MTG-Jamendo.
 
     It takes 29 s: a shorter clip is repeated until it is as long, what a longer one has past its last whole window is
     left out. Raises UserError for other weights.

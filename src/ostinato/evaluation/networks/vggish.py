@@ -61,7 +61,7 @@ class Network(nn.Module):
 
 
 class VGGish(Frozen):
-    """See `listeners.Listener`. path: vggish-10086976.pth. Raises UserError for other weights."""
+    """See `base.Listener`. path: vggish-10086976.pth. Raises UserError for other weights."""
 
     name, sample_rate, window, proxy = "vggish", 16000, 0.96, False
 

@@ -91,7 +91,7 @@ class Ballots:
         except sqlite3.Error as error:
             raise UserError(f"cannot open {self.path} ({error}): can the folder be written?") from error
         if found != test.id:
-            raise UserError(f"{self.path} holds the ratings of another test: move it away, or take the test it is of")
+            raise UserError(f"{self.path} holds the ratings of another test: move it away, or use its own test")
 
     def close(self) -> None:
         with self.lock:
@@ -199,7 +199,7 @@ class Ballots:
             raise Refusal(f"a mark is {'0, 0.5 or 1' if pairs else 'a whole number from 1 to 5'}, not {value:g}")
         marks = [(c, value if c is rated else 1 - value) for c in (page.clips if pairs else [rated])]
         if self.test.heard_in_full and any(c.heard < ALL_HEARD for c, _ in marks):
-            raise Refusal("a clip can be rated once it was heard to its end", 409)
+            raise Refusal("a clip can be rated once it has been played to its end", 409)
         with self.writing() as db:
             db.executemany(
                 "INSERT INTO ratings VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value, at = "
