@@ -71,7 +71,8 @@ def main(music: Path, out: Path, spec: str) -> None:
     with (out / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "voice", "how", "source", "start"), *rows])
     for threshold in THRESHOLDS:
-        told = ", ".join(f"{kind}: {sum(p >= threshold for p in found)} of {len(found)}" for kind, found in heard.items())
+        counts = {kind: sum(p >= threshold for p in found) for kind, found in heard.items()}
+        told = ", ".join(f"{kind}: {count} of {len(heard[kind])}" for kind, count in counts.items())
         print(f"from {threshold:g} on a voice is heard in  {told}")
 
 

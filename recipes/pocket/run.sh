@@ -9,8 +9,11 @@ if [ "${1:-cpu}" = gpu ]; then
     lm=lm-pocket-36m codec=(--set train.steps=200000 --set train.batch=32 --set train.workers=8)
     decoder=(--set train.steps=100000 --set train.batch=32 --set train.workers=8) language=()
 else
-    lm=lm-pocket codec=(--set train.steps=6800 --set train.precision=bf16) decoder=(--set train.precision=bf16 --set train.steps=800)
-    language=(--set train.precision=bf16 --set train.compile=true)
+    # bfloat16 is three times as fast where the processor has it, and sixteen times as slow where it has not.
+    precision=fp32
+    if grep -qE "avx512_bf16|amx_bf16" /proc/cpuinfo; then precision=bf16; fi
+    lm=lm-pocket codec=(--set train.steps=6800 --set train.precision=$precision) decoder=(--set train.precision=$precision --set train.steps=800)
+    language=(--set train.precision=$precision --set train.compile=true)
     export GOMP_SPINCOUNT=0 OMP_WAIT_POLICY=passive  # threads that wait do not keep other work off the cores
     # Freed memory is kept for the next step: with 180,000 page faults fewer, one took 1.55 s in place of 2.6 to 3.3.
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456

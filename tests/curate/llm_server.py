@@ -1,12 +1,11 @@
 """An OpenAI-compatible server on loopback that behaves as bad as real ones do, by a script: each request takes the next
 line of it, and once that is at its end all are answered well. It keeps what it was asked."""
 
-import contextlib
 import json
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -37,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.asked.append(body)
             kind = self.server.script.pop(0) if self.server.script else "well"
             self.server.gave.append(kind)
-        with contextlib.suppress(BrokenPipeError):  # the client had enough of waiting
+        with suppress(BrokenPipeError):  # the client had enough of waiting
             self.give(kind, body)
 
     def give(self, kind: str, body: dict) -> None:
@@ -60,12 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "refuses":
             self.reply(200, None, refusal="I cannot help with that.")
         elif kind == "empty":
-            self.raw(
-                200,
-                json.dumps(
-                    {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
-                ).encode(),
-            )
+            nothing = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
+            self.raw(200, json.dumps(nothing).encode())
         else:
             self.reply(200, good)
 

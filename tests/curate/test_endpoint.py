@@ -1,4 +1,4 @@
-"""The LLM stage and the endpoint captioner against a real server that fails in every way: none lost, none doubled."""
+"""The LLM stage and the endpoint captioner against a real server that fails in every way: nothing lost or doubled."""
 
 import base64
 import io
@@ -77,7 +77,7 @@ def test_answers_that_stay_wrong_fall_back_and_say_so(music, tmp_path):
 
 def test_a_refused_key_stops_at_once_and_the_run_goes_on_from_there(music, tmp_path):
     with serving(["well"] * 4 + ["401"]) as server:
-        with pytest.raises(Halt, match="check the model's name and the key"):
+        with pytest.raises(Halt, match=r"check the model's name and the key"):
             run(music, tmp_path / "out", server, parallel=1)
         before = len(server.asked)
         assert before == 5

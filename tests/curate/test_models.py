@@ -188,7 +188,7 @@ def test_weights_that_are_not_here_are_named_with_where_to_get_them(tmp_path):
     pytest.importorskip("demucs")
     from ostinato.curate.separate import separate
 
-    with pytest.raises(UserError, match=r"huggingface\.co/adefossez/HTDemucs"):
+    with pytest.raises(UserError, match=r"huggingface.co/adefossez/HTDemucs"):
         separate(Separate(weights="htdemucs"), HERE)
     (tmp_path / "no.th").write_bytes(b"nothing")
     with pytest.raises(UserError, match="no weights of"):

@@ -237,6 +237,8 @@ def synthesize(data: bytes, hall: int, font: str = "fluid") -> np.ndarray:
             str(RATE),
             "-g",
             "0.4",
+            "-o",
+            f"synth.dynamic-sample-loading={int(sounds.endswith('.sf3'))}",  # which would all be decompressed
             *reverb,
             "-F",
             str(wave),
