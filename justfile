@@ -3,7 +3,7 @@
 default:
     @just --list
 
-# what answers within 90 seconds
+# the tests that start no training, process or browser
 quick:
     ruff check . && pytest -m "not slow"
 

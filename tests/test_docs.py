@@ -38,3 +38,9 @@ def test_what_a_page_names_is_there(page):
     text = page.read_text()
     for name in re.findall(r"\b((?:configs|recipes|benchmarks)/[\w./-]+\.(?:yaml|py|sh))", text):
         assert (ROOT / name).is_file(), f"{page.name} names {name}"
+
+
+def test_the_citation_has_the_version():
+    import ostinato
+
+    assert f"version: {ostinato.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -13,6 +13,8 @@ import ostinato
 from ostinato.data.store import open_store
 from ostinato.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 SAVED = Path(__file__).parent / "saved" / "v0.1"
 
 

@@ -84,6 +84,7 @@ def made(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_all_the_way(made, tmp_path, capfd):
     """What each command left behind, and what it says of it."""
     assert (made / "codec" / "step-0000002" / "model.safetensors").is_file()
@@ -120,6 +121,7 @@ def test_a_sentence_becomes_a_file(made, tmp_path, capfd, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(made, tmp_path):
     def made_with(name, *options):
         ostinato("generate", "two notes", "--seconds", 0.4, "-o", tmp_path / name, "--model", made / "lm", *options)

@@ -19,6 +19,8 @@ from ostinato.generation.info import describe
 from ostinato.models.lm import LMConfig
 from ostinato.utils.schema import build
 
+pytestmark = pytest.mark.slow
+
 WIDTH, STATE, HEAD, CONV, TEXT, FF, CODES = 16, 6, 8, 4, 12, 32, 10  # CODES: entries of a codebook
 INNER = 2 * WIDTH
 KINDS = ("prefix-mamba", "prefix-simba", "cross-simba", "cross-transformer")

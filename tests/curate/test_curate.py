@@ -21,6 +21,8 @@ from ostinato.curate.sources import list_tracks
 from ostinato.curate.work import as_pcm
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 HERE = Machine(workers=0)
 TABLES = ("metadata", "drops", "tracks")
 

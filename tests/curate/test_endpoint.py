@@ -20,6 +20,8 @@ from ostinato.curate.clip import Halt
 from ostinato.curate.curate import Machine, curate
 from ostinato.curate.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 FAILURES = ["timeout", "hangs up", "rate", "500", "503", "not json", "broken", "prose", "refuses", "empty", "400"]
 
 

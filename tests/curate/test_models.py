@@ -14,6 +14,8 @@ from ostinato.curate.merge import merge
 from ostinato.curate.stages import Caption, Context, Merge, Separate, Voices
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 HERE = Context()
 RATE = 16000
 

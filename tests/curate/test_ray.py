@@ -8,6 +8,8 @@ from tunes import RECIPE, recipe_file, write
 from ostinato.curate.curate import Machine, curate
 from ostinato.curate.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 
 

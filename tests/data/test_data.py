@@ -492,6 +492,7 @@ def python(code, *args):
     return subprocess.Popen([sys.executable, "-c", head + textwrap.dedent(code), *map(str, args)], env=env)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_resumes_to_the_same_store(tmp_path):
     names = [f"{n:02d}.wav" for n in range(12)]
     folder = collection(tmp_path / "music", names)
@@ -519,6 +520,7 @@ def test_killed_in_the_middle_it_resumes_to_the_same_store(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process for each moment")
+@pytest.mark.slow
 def test_killed_at_every_moment_that_touches_the_disk(tmp_path):
     """A child is killed before and after each fsync, rename and unlink and halfway through each shard, of a first run,
     then of a run that meets a changed, a new, a missing and a re-described file; a second child goes on. Every store so

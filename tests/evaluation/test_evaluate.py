@@ -22,6 +22,8 @@ from ostinato.models.text_encoder import load_text_encoder
 from ostinato.utils.audio import read_audio
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"tune{i}" for i in range(6)]
 TUNES = [(0, 4, 7, 12), (0, 3, 7), (5, 2, 9, 11, 0), (12, 0), (0, 7, 9, 4), (2, 11, 6)]
 

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import notes
 
+pytestmark = pytest.mark.slow
+
 
 def roll(played, frames=400, seed=None):
     """Probabilities as a perfect transcriber has them, of (start, length, key); with a seed, noise below every

@@ -16,6 +16,8 @@ from ostinato.codecs.load import load_codec
 from ostinato.generation.folders import copy_codec
 from ostinato.packs import PACKS, POCKET
 
+pytestmark = pytest.mark.slow
+
 TECHNO, AMBIENT = (
     "A fast, energetic dance techno track with synthesizers and drums, loud",
     "A quiet, atmospheric ambient piece",

@@ -25,6 +25,8 @@ from ostinato.training.trainer import train
 from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(stores, tmp_path_factory):

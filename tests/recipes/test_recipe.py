@@ -13,6 +13,8 @@ sys.path.insert(0, str(RECIPE))
 
 from music import plan_rule, render, scores, styles  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 FREE = (
     "GPL",
     "LGPL",

@@ -14,6 +14,8 @@ from test_listen import SYSTEMS, listener_files, prepared, served
 from ostinato.studio.listen.manifest import SCALES, read_test
 from ostinato.studio.listen.results import results
 
+pytestmark = pytest.mark.slow
+
 EVIL = "tune {} <img src=x onerror=\"document.title='stolen'\"><script>document.title='stolen'</script>"
 
 

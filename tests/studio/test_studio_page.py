@@ -14,6 +14,8 @@ from small import make_engine, make_model
 from ostinato.studio.app import studio
 from ostinato.utils.audio import pcm16
 
+pytestmark = pytest.mark.slow
+
 MODEL = make_model()
 
 

@@ -16,6 +16,8 @@ from ostinato.training.compilation import compile_parts, parts_of
 from ostinato.training.config import Optimisation
 from ostinato.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 BATCHES = ((4, 5), (3, 5), (4, 6), (2, 6))  # clips, tokens of text: the last of an epoch are fewer
 
 

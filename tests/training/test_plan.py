@@ -32,6 +32,8 @@ from ostinato.training.memory import OUTSIDE, activations, fine_loss, lm_loss
 from ostinato.training.plan import GPUS, find_gpu, parameters, plan
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = {  # trainable parameters in millions, printed in the paper (but for 6 blocks, see recipes/paper/README.md)
     "prefix-mamba": 357,

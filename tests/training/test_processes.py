@@ -28,6 +28,8 @@ from ostinato.training.compilation import compile_parts
 from ostinato.training.lm_task import LMTask
 from ostinato.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 
 def run_on(root, name, batch, **changes):
     """Clips of several lengths, dropped captions, accumulation, validation clips that do not divide evenly."""

@@ -27,6 +27,8 @@ from ostinato.training.trainer import train
 from ostinato.utils import files as folder
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -39,6 +39,8 @@ from ostinato.training.optimizer import learning_rate, optimizers_for
 from ostinato.training.trainer import train
 from ostinato.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_learning_rate_by_hand():
     hyper = Optimisation(steps=12, warmup=4, learning_rate=1e-3, final_learning_rate=1e-4)
