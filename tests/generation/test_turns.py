@@ -11,8 +11,7 @@ from small import make_model
 
 import ostinato
 from ostinato.generation.recipe import Recipe, from_tags, model_id
-from ostinato.generation.stream import MEMORY, REACH
-from ostinato.generation.streaming import PIECE
+from ostinato.generation.streaming import MEMORY, PIECE, REACH
 from ostinato.utils.audio import read_audio, read_tags, write_audio
 from ostinato.utils.errors import UserError
 

@@ -143,7 +143,7 @@ def generate(
 def save(clip: "Clip", path: Path, model: "Ostinato", name: str, seed: int, settings: "Sampling") -> None:
     """Write a clip with what made it in the tags: dropped on the studio's page, the file can be made again."""
     from ostinato.generation.recipe import Recipe, model_id
-    from ostinato.generation.stream import Turn
+    from ostinato.generation.streaming import Turn
 
     begins, fine = clip.begins, model.fine.sampling if model.fine else None
     turns, frames = (Turn(begins, clip.prompt, seed),), clip.codes.shape[-1] - begins

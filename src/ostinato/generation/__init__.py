@@ -5,10 +5,11 @@
     guidance     classifier-free guidance: a branch with the text beside one without
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
     diffusion    v-prediction: losses and samplers
-    streaming    stretches of frames in, pieces of sound out: how a stream is cut
+    streaming    `Stream`: music as it is made, in pieces (how a stream is cut), which can be steered and forked
+    recipe       what a take was made from, as a file's tags hold it
     folders      what a model folder holds, how a name finds it; info: the same for people; join: two stages as one
 
-The way: text -> `sampling.generate_frames` -> `fine_stage.refine` (two stages) -> `streaming.pieces` or the codec.
+The way: text -> `sampling.generate_frames` -> `fine_stage.refine` (two stages) -> `streaming.Stream` or the codec.
 """
 
 import lazy_loader

@@ -17,7 +17,7 @@ from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import identity
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.sampling import Sampling
-from ostinato.generation.stream import Stream, Turn
+from ostinato.generation.streaming import Stream, Turn
 from ostinato.utils.errors import UserError
 from ostinato.utils.schema import build
 

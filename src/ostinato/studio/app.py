@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from ostinato.generation.recipe import Recipe, from_tags, pack_codes
-from ostinato.generation.stream import Stream
+from ostinato.generation.streaming import Stream
 from ostinato.studio import web
 from ostinato.studio.engine import Engine, Take
 from ostinato.studio.openapi import describe

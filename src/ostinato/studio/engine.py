@@ -21,7 +21,7 @@ from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.recipe import Recipe, model_id, unpack_codes, whole
 from ostinato.generation.sampling import Sampling
-from ostinato.generation.stream import Stream, Turn
+from ostinato.generation.streaming import Stream, Turn
 from ostinato.studio.web import Refusal
 from ostinato.utils.audio import read_tags, stream_audio, write_audio
 from ostinato.utils.schema import build

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ostinato.generation.recipe import whole
-from ostinato.generation.stream import Stream, Turn
+from ostinato.generation.streaming import Stream, Turn
 from ostinato.studio.engine import Engine, Pace, Take
 from ostinato.studio.web import Refusal, close, parse_json
 from ostinato.utils.audio import pcm16

@@ -8,7 +8,6 @@ the batch see what one with all of it sees.
 
 import dataclasses
 import math
-import os
 import random
 import shutil
 import signal
@@ -34,9 +33,9 @@ from ostinato.training.compilation import compile_parts
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
 from ostinato.training.distributed import deterministic, launched, make_accelerator, shard, whole, without_sync
 from ostinato.training.ema import EMA
+from ostinato.training.fit import check_fits
 from ostinato.training.log import append, forget_after
 from ostinato.training.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
-from ostinato.training.plan import parameters
 from ostinato.training.throughput import Throughput, progress_line
 from ostinato.utils.audio import write_audio
 from ostinato.utils.errors import UserError
@@ -64,7 +63,7 @@ def train(run: Run, fresh: bool = False) -> Path:
         raise UserError(f"--fresh would delete {run.init}, which the run is to begin with: give another output folder")
     accelerator = make_accelerator(run.train, output)
     set_seed(run.train.seed)
-    check_memory(run, accelerator.device)
+    check_fits(run, accelerator.device)
     if run.train.deterministic:
         deterministic()
     tasks: dict[type, Any] = {LMRun: LMTask, FineRun: FineTask, CodecRun: CodecTask}
@@ -82,24 +81,6 @@ def begin(run: Run, task: Any, accelerator: Accelerator, output: Path, fresh: bo
         (output / "log.jsonl").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return Loop(run, task, accelerator, output).run()
-
-
-def check_memory(run: Run, device: torch.device) -> None:
-    """Raise UserError for a model whose weights, gradients and optimizer cannot fit, before any of it is allocated."""
-    if isinstance(run, CodecRun):
-        return
-    if run.model.blocks > 10_000:
-        raise UserError(f"model.blocks {run.model.blocks} is more than 10000: ask for fewer")
-    needed = 16 * sum(parameters(run.model).values())
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
-    if needed > there * max(1, launched() if run.train.shard else 1):
-        raise UserError(
-            f"the model has {needed / 16e9:.1f} billion weights and needs {needed / 2**30:.0f} GiB to train, more than "
-            f"the {there / 2**30:.0f} GiB of {device.type}: lower model.width or model.blocks (--plan has the parts)"
-        )
 
 
 class Loop:
