@@ -1,8 +1,9 @@
 """Which way of going over to another sentence sounds continuous, and which follows the new sentence?
 
 python benchmarks/steering.py [--pairs 6]: the shipped one-stage model plays one sentence for 8 s, then another for 6 s.
-reread N: a new state reads the new sentence, then the last N s of the music; crossfade: the same, and guidance moves from
-the old state to it over 2 s; prefix: the new sentence is read into the state as it stands; cut: a fresh piece; none: no change.
+reread N: a new state reads the new sentence, then the last N s of the music; crossfade: the same, and guidance moves
+from the old state to it over 2 s; prefix: the new sentence is read into the state as it stands; cut: a fresh piece;
+none: no change.
 "surprise": nats a code of the first second after the change, under the model without text that heard what was before
 (lower: more continuous). "jump": distance of mean log-mel levels (dB) of the half seconds before and after. "follows":
 nats a frame by which seconds 2 to 6 are likelier with the new sentence than with the old one (higher: more followed).

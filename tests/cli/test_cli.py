@@ -113,7 +113,7 @@ def test_a_sentence_becomes_a_file(made, tmp_path, capfd, suffix):
     assert str(out) in said.replace("\n", "") and re.search(r"0\.5 s at 8000 Hz, seed 0", said)
     with sf.SoundFile(out) as file:
         assert (file.samplerate, file.channels, file.frames) == (8000, 1, 4000)
-        assert file.comment.startswith("two notes")
+        assert file.title == "two notes" and file.comment.startswith("ostinato recipe ")
     audio = read_audio(out, 8000)
     assert audio.std() > 1e-4
     wanted = load(made / "lm").generate("two notes", seconds=0.5).audio.clamp(-1, 1)
@@ -328,6 +328,6 @@ def test_without_arguments_it_explains_itself(capfd):
     out = capfd.readouterr().out
     assert all(name in out for name in ("generate", "prepare", "train", "info", "import-official"))
     ostinato("generate", code=2)
-    assert "Missing argument" in capfd.readouterr().err
+    assert "the prompt is empty" in capfd.readouterr().err
     ostinato("sing", code=2)
     assert "Traceback" not in capfd.readouterr().err
