@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import flush, write_atomic
+from ostinato.utils.files import flush, why, write_atomic
 
 OPTIMIZERS = "optimizers.pt"
 FORMAT = 2  # 1 had no record of files

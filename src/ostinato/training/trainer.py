@@ -95,7 +95,7 @@ def check_memory(run: Run, device: torch.device) -> None:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
     if needed > there * max(1, launched() if run.train.shard else 1):
         raise UserError(
-            f"the model has {needed / 16e9:.1f} billion weights, and wants {needed / 2**30:.0f} GiB to train, more than "
+            f"the model has {needed / 16e9:.1f} billion weights and wants {needed / 2**30:.0f} GiB to train, more than "
             f"the {there / 2**30:.0f} GiB of {device.type}: lower model.width or model.blocks (--plan reckons it)"
         )
 
