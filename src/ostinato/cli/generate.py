@@ -53,14 +53,10 @@ def generate(
         Path | None, typer.Option(help="An audio file to go on from, as it sounds through the codec.")
     ] = None,
     guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="How closely the music follows the text; 1: no guidance; 3 is usual, above 6 is harsh." + OWN
-        ),
+        float | None, typer.Option(help="How closely to follow the text: 1 no guidance, 3 usual, above 6 harsh." + OWN)
     ] = None,
     temperature: Annotated[
-        float | None,
-        typer.Option(help="0: always the likeliest code; 1: as the model learned; above 1.5: wild." + OWN),
+        float | None, typer.Option(help="How daring: 0 the likeliest code always, 1 as learned, above 1.5 wild." + OWN)
     ] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest codes; 0: from all." + OWN)] = None,
     top_p: Annotated[
@@ -98,7 +94,6 @@ def generate(
 
         asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        Sampling(**given)  # a value that cannot be is refused before the model is loaded
         loaded = load(model, pick_device(device))
         settings = replace(loaded.sampling, **given)
         if steps is not None:
