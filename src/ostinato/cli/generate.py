@@ -98,7 +98,6 @@ def generate(
 
         asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        Sampling(**given)  # a value that cannot be is refused before the model is loaded
         loaded = load(model, pick_device(device))
         settings = replace(loaded.sampling, **given)
         if steps is not None:
