@@ -1,6 +1,7 @@
 """The house: arrows between rooms go one way, no module waits for itself, and each room says its plan."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_no_circles():
         for name in leaves:
             del arrows[name]
     assert not arrows, f"a circle among {sorted(arrows)}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_export_hides_a_module(room):
+    """`import ostinato.data.prepare` must be the module, whatever the room exports."""
+    names = getattr(importlib.import_module(f"ostinato.{room}"), "__all__", [])
+    modules = {path.stem for path in (ROOT / room).glob("*.py")}
+    assert room == "cli" or not modules & set(names)
 
 
 def test_the_language_model_needs_no_other_room():

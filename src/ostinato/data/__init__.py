@@ -13,7 +13,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "prepare": ["prepare"],
         "store": ["Store", "open_store"],
     },
 )

@@ -16,7 +16,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "evaluate": ["Settings", "evaluate"],
+        "evaluate": ["Settings"],
         "prompts": ["load_prompts"],
         "reporting.report": ["report"],
     },

@@ -21,7 +21,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sampling": ["Generation", "Sampling", "generate_frames"],
         "diffusion": ["FineSampling"],
         "folders": ["resolve"],
-        "join": ["join"],
         "info": ["describe"],
     },
 )
