@@ -164,7 +164,7 @@ def test_generate_tells_mistakes(made, tmp_path, told):
     for prompt in "", "  \t ":
         assert "prompt is empty" in generate(prompt=prompt)
     for seconds in 0, -3, "inf", "nan":
-        assert f"seconds must be above 0, got {seconds}" in told("generate", "x", *out, *model, f"--seconds={seconds}")
+        assert f"above 0, got {seconds}" in told("generate", "x", *out, *model, f"--seconds={seconds}")
     assert "absent.wav" in generate("--continue-from", tmp_path / "absent.wav")
     assert "noise.wav" in generate("--continue-from", tmp_path / "noise.wav")
     assert str(tmp_path) in generate("--continue-from", tmp_path)

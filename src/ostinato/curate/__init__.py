@@ -4,7 +4,7 @@
     recipe      the stages and their options, in order, from YAML
     stages      the table of stages; those before `cut` look at a track, those after it at a clip
     scan        what is read of every track first: header, checksum, fingerprint
-    workers     one track through the stages; many of them in a process pool, or through Ray Data
+    work        one track through the stages; pool, ray_run: many of them, in processes or through Ray Data
     dataset     the result: FLAC or Opus, Parquet, captions.jsonl for `ostinato prepare`, a data card
     report      the funnel, beside the paper's
 

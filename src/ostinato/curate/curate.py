@@ -24,6 +24,7 @@ from ostinato.curate.work import (
     Out,
     Worker,
     make_worker,
+    one_thread,
     read_json,
     record_path,
     state_of,
@@ -187,13 +188,6 @@ def _shown(
 
 # What follows runs in the processes of the pool; what it is started with stays in the process.
 _here: dict[str, Any] = {}
-
-
-def one_thread() -> None:
-    """Tensors of one clip are computed by one thread: the same sums in the same order wherever a clip is done."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _start_scan(recipe: Recipe) -> None:

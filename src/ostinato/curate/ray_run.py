@@ -21,7 +21,7 @@ from ostinato.curate.clip import Clip, Track
 from ostinato.curate.recipe import Recipe, Step
 from ostinato.curate.scan import Facts
 from ostinato.curate.stages import Context
-from ostinato.curate.work import Out, Worker, apply_stages, choose, make_codec, make_stages, read_clips
+from ostinato.curate.work import Out, Worker, apply_stages, choose, make_codec, make_stages, one_thread, read_clips
 from ostinato.utils.errors import UserError
 
 Pair = tuple[Track, Facts]
@@ -70,7 +70,6 @@ class Actor:
     """One process of a pool."""
 
     def __init__(self, recipe: Recipe, out: str, context: Context, segment: Segment):
-        from ostinato.curate.curate import one_thread
 
         one_thread()
         self.segment, self.whole = segment, segment.first and segment.last

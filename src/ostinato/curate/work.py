@@ -342,3 +342,10 @@ def read_json(path: Path) -> dict | None:
         return found if isinstance(found, dict) else None
     except (OSError, ValueError):
         return None
+
+
+def one_thread() -> None:
+    """Tensors of one clip are computed by one thread: the same sums in the same order wherever a clip is done."""
+    import torch
+
+    torch.set_num_threads(1)
