@@ -7,7 +7,7 @@
 CORPUS is the folder that the corpus script of recipes/pocket wrote, kinds/clips what benchmarks/kinds.py generated. The
 network is that of basic-pitch (arXiv 2203.09893, Apache 2.0), which hears the 88 keys of a piano whatever plays them.
 Means over clips, with the standard error of the mean:
-- sounding: keys a frame whose note probability is at least 0.3;
+- sounding: keys a frame whose note probability is at least 0.3; clear: at least 0.5;
 - kept: share of the real clip's sounding cells (frame and key) that still sound; added: sounding cells that are not in
   the real clip, as a share of the real clip's;
 - onsets: notes a second that begin with an onset probability of at least 0.5 and last 128 ms or longer;
@@ -44,7 +44,7 @@ from ostinato.utils.spectrogram import spectrogram
 HEARD, HOP, WINDOW = 22050, 256, 43844  # what the network hears: Hz, samples a frame, samples of a window
 FRAMES, EDGE = 172, 15  # frames of a window; of these, left out at either end, where the network sees too little
 FRAME_RATE = HEARD / HOP
-SOUNDING, ONSET, SHORTEST = 0.3, 0.5, 11  # probabilities; frames of the shortest note and of the longest gap in one
+SOUNDING, CLEAR, ONSET, SHORTEST = 0.3, 0.5, 0.5, 11  # probabilities; frames of the shortest note and of the longest gap in one
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
 MELODIC = ("solo piano", "orchestral", "ambient", "folk", "jazz")
 Roll = tuple[np.ndarray, np.ndarray]  # probabilities [frames, 88] that a key sounds, and that it begins
@@ -64,6 +64,7 @@ class Figures:
     """Of one clip, as the top of this file says; nan where there is nothing to take it of."""
 
     sounding: float
+    clear: float
     kept: float
     added: float
     onsets: float
@@ -146,6 +147,7 @@ def figures(roll: Roll, real: Roll | None = None) -> Figures:
             added = float((on[:frames] & ~there).sum() / there.sum())
     return Figures(
         sounding=float(on.sum(1).mean()),
+        clear=float((sounding >= CLEAR).sum(1).mean()),
         kept=kept,
         added=added,
         onsets=len(notes) * FRAME_RATE / len(on),
