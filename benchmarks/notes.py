@@ -16,8 +16,8 @@ Means over clips, with the standard error of the mean:
 - length: median length of a clip's notes in seconds;
 - pulse: highest autocorrelation of the onsets at 60 to 180 beats a minute (1: strictly regular).
 
-`--picture FILE`: for a clip of each kind, mel spectrograms (top) and piano rolls (below) of the real clip, of the same
-through the codec, and of a generated one.
+`--picture FILE`: a row for each kind, in the order of --kinds: mel spectrograms (top) and piano rolls (below) of a real
+clip, of the same through the codec, and of a generated one.
 """
 
 import argparse
@@ -44,7 +44,8 @@ from ostinato.utils.spectrogram import spectrogram
 HEARD, HOP, WINDOW = 22050, 256, 43844  # what the network hears: Hz, samples a frame, samples of a window
 FRAMES, EDGE = 172, 15  # frames of a window; of these, left out at either end, where the network sees too little
 FRAME_RATE = HEARD / HOP
-SOUNDING, CLEAR, ONSET, SHORTEST = 0.3, 0.5, 0.5, 11  # probabilities; frames of the shortest note and of the longest gap in one
+SOUNDING, CLEAR, ONSET = 0.3, 0.5, 0.5  # probabilities
+SHORTEST = 11  # frames of the shortest note and of the longest gap in one
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
 MELODIC = ("solo piano", "orchestral", "ambient", "folk", "jazz")
 Roll = tuple[np.ndarray, np.ndarray]  # probabilities [frames, 88] that a key sounds, and that it begins
@@ -228,7 +229,8 @@ def run(args: argparse.Namespace) -> None:
     print(table(found))
     if args.picture:
         width = max(len(tiles) for tiles in pictures.values())
-        rows = [np.concatenate(tiles, 1) for tiles in pictures.values() if len(tiles) == width]
+        whole = [pictures[kind] for kind in args.kinds if len(pictures.get(kind, [])) == width]
+        rows = [np.concatenate(tiles, 1) for tiles in whole]
         Image.fromarray(np.concatenate(rows)).save(args.picture)
 
 
