@@ -7,7 +7,7 @@
 CORPUS is the folder that the corpus script of recipes/pocket wrote, kinds/clips what benchmarks/kinds.py generated. The
 network is that of basic-pitch (arXiv 2203.09893, Apache 2.0), which hears the 88 keys of a piano whatever plays them.
 Means over clips, with the standard error of the mean:
-- sounding: keys a frame whose note probability is at least 0.3;
+- sounding: keys a frame whose note probability is at least 0.3; clear: at least 0.5;
 - kept: share of the real clip's sounding cells (frame and key) that still sound; added: sounding cells that are not in
   the real clip, as a share of the real clip's;
 - onsets: notes a second that begin with an onset probability of at least 0.5 and last 128 ms or longer;
@@ -16,8 +16,8 @@ Means over clips, with the standard error of the mean:
 - length: median length of a clip's notes in seconds;
 - pulse: highest autocorrelation of the onsets at 60 to 180 beats a minute (1: strictly regular).
 
-`--picture FILE`: for a clip of each kind, mel spectrograms (top) and piano rolls (below) of the real clip, of the same
-through the codec, and of a generated one.
+`--picture FILE`: a row for each kind, in the order of --kinds: mel spectrograms (top) and piano rolls (below) of a real
+clip, of the same through the codec, and of a generated one.
 """
 
 import argparse
@@ -44,7 +44,8 @@ from ostinato.utils.spectrogram import spectrogram
 HEARD, HOP, WINDOW = 22050, 256, 43844  # what the network hears: Hz, samples a frame, samples of a window
 FRAMES, EDGE = 172, 15  # frames of a window; of these, left out at either end, where the network sees too little
 FRAME_RATE = HEARD / HOP
-SOUNDING, ONSET, SHORTEST = 0.3, 0.5, 11  # probabilities; frames of the shortest note and of the longest gap in one
+SOUNDING, CLEAR, ONSET = 0.3, 0.5, 0.5  # probabilities
+SHORTEST = 11  # frames of the shortest note and of the longest gap in one
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
 MELODIC = ("solo piano", "orchestral", "ambient", "folk", "jazz")
 Roll = tuple[np.ndarray, np.ndarray]  # probabilities [frames, 88] that a key sounds, and that it begins
@@ -64,6 +65,7 @@ class Figures:
     """Of one clip, as the top of this file says; nan where there is nothing to take it of."""
 
     sounding: float
+    clear: float
     kept: float
     added: float
     onsets: float
@@ -146,6 +148,7 @@ def figures(roll: Roll, real: Roll | None = None) -> Figures:
             added = float((on[:frames] & ~there).sum() / there.sum())
     return Figures(
         sounding=float(on.sum(1).mean()),
+        clear=float((sounding >= CLEAR).sum(1).mean()),
         kept=kept,
         added=added,
         onsets=len(notes) * FRAME_RATE / len(on),
@@ -226,7 +229,8 @@ def run(args: argparse.Namespace) -> None:
     print(table(found))
     if args.picture:
         width = max(len(tiles) for tiles in pictures.values())
-        rows = [np.concatenate(tiles, 1) for tiles in pictures.values() if len(tiles) == width]
+        whole = [pictures[kind] for kind in args.kinds if len(pictures.get(kind, [])) == width]
+        rows = [np.concatenate(tiles, 1) for tiles in whole]
         Image.fromarray(np.concatenate(rows)).save(args.picture)
 
 

@@ -52,7 +52,7 @@ def test_figures_of_a_known_clip():
     real = roll([(10 + 43 * i, 30, key) for i, key in enumerate(keys)], frames=430)
     f = notes.figures(real, real)
     seconds = 430 / notes.FRAME_RATE
-    assert f.sounding == pytest.approx(8 * 30 / 430) and f.onsets == pytest.approx(8 / seconds)
+    assert f.sounding == f.clear == pytest.approx(8 * 30 / 430) and f.onsets == pytest.approx(8 / seconds)
     assert (f.kept, f.added, f.in_key) == (1, 0, 1) and f.length == pytest.approx(30 / notes.FRAME_RATE)
     assert f.pulse > 0.9
     half = roll([(10 + 43 * i, 30, key) for i, key in enumerate(keys) if i % 2], frames=430)
