@@ -155,6 +155,9 @@ def main() -> int:
     except UserError as error:
         print(f"8_codec_trials.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("8_codec_trials.py: interrupted; the same command goes on with the trial it was at", file=sys.stderr)
+        return 2
     print(table(rows))
     return 0
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from ostinato.cli import pick_device
+from ostinato.cli.app import pick_device
 from ostinato.codecs.base import Codec
 from ostinato.codecs.load import load_codec
 from ostinato.codecs.losses import MEL_BINS, SpectralLoss
