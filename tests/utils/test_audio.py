@@ -184,13 +184,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
 def test_where_writing_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"\.wav, \.flac, \.ogg or \.mp3"):
-        write_audio(tmp_path / "a.mp3", tone(), 44100)
+        write_audio(tmp_path / "a.m4a", tone(), 44100)
     with pytest.raises(UserError, match="no folder"):
         write_audio(tmp_path / "none" / "a.wav", tone(), 44100)
     (tmp_path / "taken.wav").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         write_audio(tmp_path / "taken.wav", tone(), 44100)
-    for name in ("a.mp3", "none/a.wav", "taken.wav"):
+    for name in ("a.m4a", "none/a.wav", "taken.wav"):
         with pytest.raises(UserError, match="cannot write"):
             check_output(tmp_path / name)
     check_output(tmp_path / "a.ogg")

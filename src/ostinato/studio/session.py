@@ -92,7 +92,7 @@ class Session:
             elif kind != "heard":
                 raise Refusal(f"there is no message of type {str(kind)[:40]!r}")
             if len(self.changes) > 20:
-                raise Refusal("more changes at once; wait until one is playing", 429)
+                raise Refusal("too many changes at once; wait until one is playing", 429)
             self.stir.set()
 
     async def make(self, recipe: Any) -> None:
