@@ -9,7 +9,7 @@ from ostinato.models.lm import LMConfig
 from ostinato.training.config import CodecRun, LMRun, Optimisation, load_run, read_config
 from ostinato.utils.errors import UserError
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("[!d]*.yaml"))  # data-*.yaml are recipes of curate
 LM = {"data": "stores/x", "output": "runs/x", "model": {"variant": "cross-simba"}}
 
 

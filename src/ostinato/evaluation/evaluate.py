@@ -110,7 +110,7 @@ def evaluate(
         raise UserError(f"two rows have one name ({', '.join(n for n, _ in named)}): name them, as in mine=FOLDER")
     for _, target in named:
         if prompts is None and is_model(target):
-            what = "a model" if target in PACKS or Path(target).is_dir() else "no folder here (a model of the hub?)"
+            what = "a model" if target in PACKS or Path(target).is_dir() else "not a folder here (a model of the hub?)"
             raise UserError(f"{target} is {what}: name a folder of clips, or give --prompts for a model to play")
     real = find_clips(reference, "reference") if reference else None
     # Whatever can fail is tried before hours of generation: weights that cannot be had, a store that does not fit.

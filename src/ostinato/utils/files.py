@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -177,6 +178,20 @@ def why(error: Exception) -> str:
     return f"{reason}: is the folder writable, with room left?"
 
 
+_held: set[IO] = set()  # files that hold a lock: a child closes them, or it would hold the lock longer than its parent
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+
+
+@contextmanager
+def held(file: IO) -> Iterator[None]:
+    _held.add(file)
+    try:
+        yield
+    finally:
+        _held.discard(file)
+
+
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
     """Make the folder `out` and hold it: two runs at once would overwrite each other's files. The lock dies with the
@@ -187,7 +202,7 @@ def only_writer(out: Path) -> Iterator[None]:
         lock.touch()
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}): choose another place") from error
-    with open(lock) as file:
+    with open(lock) as file, held(file):
         if fcntl:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
