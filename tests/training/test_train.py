@@ -323,7 +323,7 @@ def test_what_does_not_fit_is_refused(stores, tmp_path):
         ),
         "holds audio": dataclasses.replace(lm_run(stores, tmp_path / "a"), data=str(stores / "audio")),
         "needs 4 codebooks of 32": lm_run(stores, tmp_path / "b", {"num_codebooks": 4}),
-        "wants 3 codebooks of 64": lm_run(stores, tmp_path / "c", {"codebook_size": 64}),
+        "needs 3 codebooks of 64": lm_run(stores, tmp_path / "c", {"codebook_size": 64}),
         "set model.text_width=384": lm_run(stores, tmp_path / "d", {"text_width": 768}),
         "no store at": dataclasses.replace(lm_run(stores, tmp_path / "e"), data=str(tmp_path / "absent")),
         "cannot be written": lm_run(stores, file / "run"),
