@@ -304,6 +304,7 @@ def test_names_that_lead_nowhere(tmp_path):
         load_codec(tmp_path)
 
 
+@pytest.mark.slow
 def test_hub_cached_and_out_of_reach(tmp_path):
     """What was fetched before loads without asking the network. In a process of its own, since the hub's client reads
     its settings when imported."""

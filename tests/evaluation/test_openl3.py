@@ -44,6 +44,7 @@ def openl3(tmp_path_factory):
     return OpenL3(write_keras(tmp_path_factory.mktemp("openl3") / "weights.h5"))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_as_the_original(openl3):
     expected = np.load(FIXTURE)

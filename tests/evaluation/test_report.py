@@ -85,6 +85,7 @@ def test_only_the_small_musicgen_is_the_papers():
     assert place(420_000_000) == "musicgen-small" and place(1_800_000_000) == ""
 
 
+@pytest.mark.slow
 def test_the_figures_are_drawn_from_what_was_evaluated(world, tmp_path, capfd):  # noqa: F811
     prompts = load_prompts(str(world / "prompts.csv"))
     asked = settings(world, codec=str(world / "model" / "codec"), codebooks=(1, 3), metrics=("fd",))

@@ -37,6 +37,7 @@ def exact(noisy, time):
     return c * noise - s * clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler, steps", [("ddpm", 100), ("ddim", 100), ("dpm++", 20)])
 def test_a_gaussian_is_recovered(sampler, steps):
     noise = torch.randn(noises(sampler, steps), 8, 2, 2500, generator=torch.Generator().manual_seed(0))
@@ -210,6 +211,7 @@ def test_a_clip_of_one_window_is_denoised_whole(sampler):
         assert torch.equal(drawn(coarse, sampler, 3, window, overlap, (1, 1)), wanted)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(0, 4), st.integers(1, 9))
 def test_joins_are_where_windows_meet(T, overlap, more):
     window, begun = 2 * overlap + more, []

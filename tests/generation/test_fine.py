@@ -144,6 +144,7 @@ def test_a_clip_does_not_depend_on_its_batch():
     assert torch.equal(both[1:], alone) and not torch.equal(both[0, 1:], both[1, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, prediction_type", [("unet", "v"), ("simba", "v"), ("unet", "codes"), ("simba", "codes")]
 )
@@ -159,6 +160,7 @@ def test_training_resumes_bit_for_bit(stores, tmp_path, kind, prediction_type):
     assert played == {"coarse", "fine", "codec"}
 
 
+@pytest.mark.slow
 def test_the_share_of_a_gpus_peak_is_logged(stores, tmp_path, monkeypatch):
     monkeypatch.setattr("ostinato.training.throughput.peak_flops", lambda device: 1e9)
     run = fine_run(stores, tmp_path, train={"steps": 2}, text_dropout=0.0)
@@ -168,6 +170,7 @@ def test_the_share_of_a_gpus_peak_is_logged(stores, tmp_path, monkeypatch):
         assert line["mfu"] * 1e9 / line["steps_per_second"] == pytest.approx(step_flops(run.model, 2, 50, text))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_fine_stage(stores, tmp_path):
     first = train(fine_run(stores, tmp_path / "first", train={"steps": 1}))
     config = tmp_path / "next.yaml"

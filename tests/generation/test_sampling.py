@@ -210,6 +210,7 @@ def test_a_long_beginning_is_read_in_parts():
         assert (found.state.tensors()[name] - wanted).abs().max() < 1e-9, name
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_saved_and_forked_it_goes_on_the_same(tmp_path_factory, data):

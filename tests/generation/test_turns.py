@@ -33,6 +33,7 @@ def pocket():
     return ostinato.load()
 
 
+@pytest.mark.slow
 @given(seconds=st.floats(0.02, 3), given_frames=st.integers(0, 40))
 @settings(max_examples=8, deadline=None)
 def test_a_stream_is_the_clip(seconds, given_frames):
@@ -42,6 +43,7 @@ def test_a_stream_is_the_clip(seconds, given_frames):
     torch.testing.assert_close(found, clip.audio, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @given(
     turns=st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["louder", "slower"]), st.integers(0, 3)), max_size=4),
     lead=st.integers(-30, 60),
@@ -118,6 +120,7 @@ def test_a_fork_leaves_the_other_as_it_was():
     assert any(not torch.equal(piece, next(alone)) for piece in heard)
 
 
+@pytest.mark.slow
 def test_an_hour_needs_no_more_memory_than_a_minute():
     stream = MODEL.play("a tune", 0)
     most = round((REACH + MEMORY) * MODEL.codec.frame_rate) + 2 * (PIECE + MODEL.codec.context)
@@ -160,6 +163,7 @@ def test_broken_recipes_are_refused_in_words(broken):
         Recipe.from_json(whole | broken if broken else {})
 
 
+@pytest.mark.slow
 def test_two_stages_are_steered_and_made_again(pocket):
     """The model that ships, whose fine stage works in windows: a short first one gives sound early."""
     fine = dataclasses.replace(pocket.fine.sampling, first=2.2)

@@ -98,6 +98,7 @@ def test_sizes_that_cannot_be(changes):
         FineConfig(**changes)
 
 
+@pytest.mark.slow
 def test_the_papers_unet_takes_a_step():
     """One step of AdamW, each weight's as soon as its gradient is there, so that 5 GiB do for all 1.2 billion: the loss
     on 16 frames falls."""

@@ -215,6 +215,7 @@ def test_damaged_folders(t5_folder, tmp_path, damage, how):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_quiet_and_without_a_network(t5_folder, tmp_path):
     """In a process of its own, as at the command line: only its own print is seen, and only local files are read."""
     code = (
@@ -238,6 +239,7 @@ def test_quiet_and_without_a_network(t5_folder, tmp_path):
     assert "'google/flan-t5-base'" in refused and "check the name and the network" in refused
 
 
+@pytest.mark.slow
 def test_a_cached_text_is_read_once_and_the_same_in_any_order(encoder):
     """Whoever asks first, and though bits depend on the batch; what finds no room is read again, alone."""
     texts = [f"{'slow ' * (i % 7)}tune number {i}" for i in range(150)]

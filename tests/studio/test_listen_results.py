@@ -57,6 +57,7 @@ def test_many_ratings_of_few_listeners_do_not_pass_for_many_listeners():
     assert 0.85 < (high - low) / right < 1.15
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_marks(tmp_path):
     """Marks by a rule: mean and standard deviation are the paper's, unfinished pages do not count, everything is in the
     CSV, and the report has them beside the paper's."""
@@ -128,6 +129,7 @@ def test_models_of_several_sizes_are_table_fours(tmp_path):
     assert "Table III" in text.partition("## Not drawn")[2]
 
 
+@pytest.mark.slow
 def test_pairs_give_strengths(tmp_path):
     """Listeners who always prefer the later system, hear all of every clip first, and pass the checks."""
     folder = prepared(tmp_path, mode="pairs", session=4, attention=True, headphones=True, heard_in_full=True)

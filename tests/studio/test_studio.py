@@ -110,6 +110,7 @@ def test_one_goes_on_from_a_file(client):
     assert len(longer) == 2 * 2 * 8000
 
 
+@pytest.mark.slow
 def test_a_socket_plays_steers_and_stops(server, engine):
     with play(server, prompt="a tune", seed=3) as socket:
         begin, pcm = socket.recv(), b""
@@ -137,6 +138,7 @@ def test_a_socket_plays_steers_and_stops(server, engine):
     assert again.content == saved.content
 
 
+@pytest.mark.slow
 def test_no_more_is_made_than_is_heard(server, engine):
     """A listener who hears nothing is sent the credit and no more; what was made before a pause goes on after it."""
     with play(server, prompt="a tune", seed=3) as socket:
