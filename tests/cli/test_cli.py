@@ -176,8 +176,8 @@ def test_generate_tells_mistakes(made, tmp_path, told):
     for device in "nonsense", "cuda:99", "cuda:x", "meta", "":
         assert f"device {device!r}" in generate("--device", device)
     for name, words in {
-        "out.mp3": ".wav, .flac or .ogg",
-        "out": ".wav, .flac or .ogg",
+        "out.m4a": ".wav, .flac, .ogg or .mp3",
+        "out": ".wav, .flac, .ogg or .mp3",
         "file/out.wav": "no folder",
         "absent/out.wav": "no folder",
     }.items():

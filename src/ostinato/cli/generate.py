@@ -77,8 +77,6 @@ def generate(
         raise UserError(f"steps must be 1 or more, got {steps}")
     if continue_from is not None:
         check_input(continue_from)
-    check_model(model)
-    check_device(device)
     lines = read_prompts(prompts, output) if prompts else []
     if prompts:
         if continue_from or str(output) == "-":
@@ -88,6 +86,8 @@ def generate(
             raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
     else:
         check_output(output)  # a name that cannot be written is refused before the work, not after it
+    check_model(model)
+    check_device(device)
     with console.status("loading"):
         from ostinato.generation.pipeline import Clip, load
         from ostinato.utils.audio import write_stream
