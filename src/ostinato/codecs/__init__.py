@@ -1,4 +1,4 @@
-"""Waveform <-> codes [b, K, T]. A codec of your own: a class with the methods of `base.Codec`, a line in `load`.
+"""Waveform <-> codes [b, K, T]. A codec of your own: a class with the methods of `base.Codec`, a branch in `load`.
 
     base     `Codec`, the interface that every codec has, and the checks they share
     load     `load_codec`: by short name, folder or hub id
