@@ -2,7 +2,7 @@
 
 evaluate       the whole of it, row by row; prompts: the sentences; generate: the clips made of them
 metrics        the numbers as pure functions, each with an interval
-registry       which metric is computed on which network: one of your own: a function in `metrics`, an entry and a branch here
+registry       metrics by network; one of your own: a function in `metrics`, an entry and a branch here
 embed          clips through a network, kept on disk
 networks/      OpenL3, PaSST, VGGish, CLAP and small taggers, checked against the originals
 baselines/     MusicGen
