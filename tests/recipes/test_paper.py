@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(not os.environ.get("CI"), reason="takes minutes: run where CI=true")
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("OSTINATO_PAPER"), reason="takes long on a CPU: set OSTINATO_PAPER=1 to run it")
 def test_the_whole_paper_at_a_tiny_size(tmp_path):
     command = tmp_path / "bin/ostinato"
     command.parent.mkdir()
