@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole paper (arXiv 2601.14786), from a collection to Tables I, II and IV:
 #   recipes/paper/run.sh mtg-jamendo:FOLDER [--plan]     DAC, Flan-T5, the paper's sizes, one GPU for weeks
-#   recipes/paper/run.sh --tiny                          the same steps on a CPU in minutes, on music made here
+#   recipes/paper/run.sh --tiny                          the same steps on a CPU, on music made here; tried up to Table I
 # --plan prints what each training costs on the card at hand (GPU="RTX 4090" for another), and does nothing.
 # Each step goes on where it was stopped; a finished one is skipped. Settings of the environment:
 #   OUT (runs/paper)     the folder for everything
