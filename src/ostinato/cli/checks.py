@@ -34,17 +34,6 @@ def check_seed(seed: int) -> None:
         raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
 
 
-def check_sampling(guidance: float | None, temperature: float | None, top_k: int | None, top_p: float | None) -> None:
-    if guidance is not None and not math.isfinite(guidance):
-        raise UserError(f"guidance must be a finite number (1: none), got {guidance}")
-    if temperature is not None and not 0 <= temperature < math.inf:
-        raise UserError(f"temperature must be 0 (always the likeliest code) or above, got {temperature}")
-    if top_k is not None and top_k < 0:
-        raise UserError(f"top-k must be 0 (all codes) or above, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top-p must be above 0 and at most 1, got {top_p}")
-
-
 def check_model(name: str | None) -> None:
     """A name that is neither here nor could be a hub id."""
     if name is None or name in PACKS:

@@ -18,16 +18,15 @@ from ostinato.cli.checks import (
     check_device,
     check_model,
     check_prompt,
-    check_sampling,
     check_seconds,
     check_seed,
 )
+from ostinato.generation.settings import Sampling
 from ostinato.utils.audio_files import check_input, check_output
 from ostinato.utils.errors import UserError
 
 if TYPE_CHECKING:
     from ostinato.generation.pipeline import Clip, Ostinato
-    from ostinato.generation.sampling import Sampling
 
 TOGETHER = 8  # clips of --prompts in one batch: a step of 4 rows takes little longer than one of 1
 OWN = " Default: the model's own setting."
@@ -72,7 +71,9 @@ def generate(
         check_prompt(prompt)
     check_seed(seed)
     check_seconds(seconds, math.inf if str(output) == "-" else LONGEST)
-    check_sampling(guidance, temperature, top_k, top_p)
+    asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    Sampling(**given)  # a value that cannot be is refused before torch is loaded
     if steps is not None and steps < 1:
         raise UserError(f"steps must be 1 or more, got {steps}")
     if continue_from is not None:
@@ -92,8 +93,6 @@ def generate(
         from ostinato.generation.pipeline import Clip, load
         from ostinato.utils.audio import write_stream
 
-        asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         loaded = load(model, pick_device(device))
         settings = replace(loaded.sampling, **given)
         if steps is not None:
@@ -135,7 +134,7 @@ def generate(
     )
 
 
-def save(clip: "Clip", path: Path, model: "Ostinato", name: str, seed: int, settings: "Sampling") -> None:
+def save(clip: "Clip", path: Path, model: "Ostinato", name: str, seed: int, settings: Sampling) -> None:
     """Write a clip with what made it in the tags: dropped on the studio's page, the file can be made again."""
     from ostinato.generation.recipe import Recipe, model_id
     from ostinato.generation.streaming import Turn
@@ -185,7 +184,7 @@ def generate_many(
     folder: Path,
     seconds: float,
     seed: int,
-    settings: "Sampling",
+    settings: Sampling,
 ) -> None:
     """One clip a line, `TOGETHER` at a time, line i with seed + i; clips that are there already are kept."""
     missing = [(i, text, path) for i, (text, path) in enumerate(lines) if not path.exists()]

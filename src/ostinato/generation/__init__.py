@@ -1,7 +1,7 @@
 """From a sentence to a waveform. Read `pipeline` first: `load`, then `Ostinato.generate` or `Ostinato.play`.
 
     pipeline     `Ostinato`: text encoder, language model, fine stage and codec held together; `load` loads it all
-    sampling     the settings and the loop that generates frame after frame, with a state that can be saved and forked
+    sampling     the loop that generates frame after frame, with a state that can be saved and forked; settings: its own
     guidance     classifier-free guidance: a branch with the text beside one without
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
     diffusion    v-prediction: losses and samplers

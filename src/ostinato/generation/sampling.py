@@ -1,7 +1,6 @@
 """Sampling: guidance, temperature, top-k and top-p, and the loop that generates frame after frame."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,29 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ostinato.generation.guidance import both_branches, guide
+from ostinato.generation.settings import Sampling
 from ostinato.models.lm import LMState, MusicLM
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The paper's settings (section IV-A). guidance 1: no guidance; top_k 0 and top_p 1: all codes."""
-
-    guidance: float = 3.0
-    temperature: float = 1.2
-    top_k: int = 250
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.guidance):
-            raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature must be 0 (always the likeliest code) or above, got {self.temperature}")
-        if self.top_k < 0:
-            raise UserError(f"top-k must be 0 (all codes) or above, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top-p must be above 0 and at most 1, got {self.top_p}")
 
 
 def sample(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) -> Tensor:
