@@ -48,6 +48,11 @@ def check_model(name: str | None) -> None:
         raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
 
 
+def check_dtype(name: str) -> None:
+    if name not in ("float32", "tf32", "bfloat16", "float16"):
+        raise UserError(f"dtype {name!r} is none of float32, tf32, bfloat16, float16")
+
+
 def check_device(name: str) -> None:
     if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", name):
         raise UserError(f"device {name!r} is not available: give cpu, cuda, cuda:1, mps or auto")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ostinato.cli.app import Device, app, console, numbers, pick_device, progress, show_progress, split_names
-from ostinato.cli.checks import check_device, check_seconds
+from ostinato.cli.app import Device, Dtype, app, console, numbers, pick_device, progress, show_progress, split_names
+from ostinato.cli.checks import check_device, check_dtype, check_seconds
 from ostinato.utils.errors import UserError
 
 
@@ -42,12 +42,14 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Clips generated at once.")] = 8,
     replicates: Annotated[int, typer.Option(help="Of the bootstrap.")] = 100,
     device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> None:
     """Measure clips and models against real music. The same command again makes and embeds only what is new."""
     if not targets and reference is None:
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference; see --help")
     check_seconds(seconds)
     check_device(device)
+    check_dtype(dtype)
     from ostinato.evaluation.evaluate import Settings
     from ostinato.evaluation.evaluate import evaluate as run_evaluation
     from ostinato.evaluation.prompts import load_prompts
@@ -65,6 +67,7 @@ def evaluate(
         drift=drift,
         store=store,
         device=pick_device(device),
+        dtype=dtype,
         **{name: value for name, value in chosen.items() if value},  # type: ignore[arg-type]
     )
     sampled = load_prompts(prompts, count, seed, vocals) if prompts else None

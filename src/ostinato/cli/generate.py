@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ostinato.cli.app import Device, Model, app, console, pick_device, progress
+from ostinato.cli.app import Device, Dtype, Model, app, console, pick_device, progress
 from ostinato.cli.checks import (
     LONGEST,
     check_device,
+    check_dtype,
     check_model,
     check_prompt,
     check_seconds,
@@ -63,6 +64,7 @@ def generate(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage." + OWN)] = None,
     device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> None:
     """Turn a sentence into music."""
     if prompts is not None and prompt:
@@ -89,11 +91,12 @@ def generate(
         check_output(output)  # a name that cannot be written is refused before the work, not after it
     check_model(model)
     check_device(device)
+    check_dtype(dtype)
     with console.status("loading"):
         from ostinato.generation.pipeline import Clip, load
         from ostinato.utils.audio import write_stream
 
-        loaded = load(model, pick_device(device))
+        loaded = load(model, pick_device(device), dtype)
         settings = replace(loaded.sampling, **given)
         if steps is not None:
             if loaded.fine is None:
