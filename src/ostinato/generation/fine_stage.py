@@ -22,6 +22,7 @@ from ostinato.generation.diffusion import (
     guided,
     noises,
 )
+from ostinato.generation.precision import told
 from ostinato.generation.windows import Windows
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import TextEncoder
@@ -193,7 +194,7 @@ def identity(stage: FineStage) -> str:
     """16 hex digits that two fine stages share when they play alike: of weights, scale, settings, text encoder and
     codec."""
     parts = stage.sizes, stage.scale, stage.sampling, stage.config.get("text"), sound_id(stage.codec)
-    digest = hashlib.sha256(repr(parts).encode())
+    digest = hashlib.sha256(f"{parts!r}{told(stage.denoiser)}".encode())
     for weight in stage.denoiser.state_dict().values():
         digest.update(weight.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -30,6 +30,13 @@ def pick_dtype(name: str | torch.dtype, device: str | torch.device) -> torch.dty
     return DTYPES[name]
 
 
+def told(module: nn.Module) -> str:
+    """The type of a module's weights, "" for float32: part of what tells two models apart, as one that was saved in
+    float16 has the same numbers in both."""
+    dtype = next(module.parameters()).dtype
+    return "" if dtype == torch.float32 else str(dtype)
+
+
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """Weights of a language model or a denoiser in `dtype`, in place. The decays of Mamba-2 layers stay float32: over
     many frames they multiply (`ssd`)."""
