@@ -1,7 +1,7 @@
 """`ostinato prepare` and `ostinato train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,37 +19,51 @@ def prepare(
     ] = "dac",
     sample_rate: Annotated[int | None, typer.Option(help="With --codec none: Hz of the audio kept.")] = None,
     clip_seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 30.0,
+    min_seconds: Annotated[
+        float | None, typer.Option(help="Least length of a clip, which the rest of a file may have; default: 1.")
+    ] = None,
+    silence_db: Annotated[
+        float, typer.Option(help="Clips under this level, or quieter for over half their time, are left out.")
+    ] = -50.0,
     captions: Annotated[Path | None, typer.Option(help="A .csv or .jsonl with path and caption(s).")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Clips encoded at once; default: 4 on a GPU, 1 on a CPU.", min=1)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that read and encode; with several GPUs, they take these in turn.", min=0)
+    ] = 0,
     device: Device = "auto",
 ) -> None:
     """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
     from ostinato.data.prepare import prepare as prepare_store
 
-    min_seconds = min(1.0, clip_seconds)
+    options: dict[str, Any] = {
+        "sample_rate": sample_rate,
+        "clip_seconds": clip_seconds,
+        "min_seconds": min(1.0, clip_seconds) if min_seconds is None else min_seconds,
+        "silence_db": silence_db,
+        "captions": captions,
+        "workers": workers,
+    }
     if codec == "none":
-        report = prepare_store(
-            folder,
-            out,
-            sample_rate=sample_rate,
-            clip_seconds=clip_seconds,
-            min_seconds=min_seconds,
-            captions=captions,
-        )
+        report = prepare_store(folder, out, **options)
     else:
         from ostinato.codecs.base import fingerprint
         from ostinato.codecs.load import load_codec
         from ostinato.generation.folders import resolve
 
         source = str(resolve(codec)) if Path(codec).is_dir() else codec
+        chosen = pick_device(device)
         try:
-            loaded = load_codec(source, pick_device(device))
+            loaded = load_codec(source, "cpu" if workers else chosen)
         except UserError as error:
             if codec in ("dac", "encodec"):
                 raise UserError(f"{error}; or take --codec pocket, which ships and needs no network") from error
             raise
-        report = prepare_store(
-            folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, min_seconds, captions=captions
-        )
+        if workers:
+            options["devices"] = all_of(chosen)
+        options["batch"] = batch or (1 if chosen == "cpu" else 4)
+        report = prepare_store(folder, out, loaded, source, fingerprint(loaded), **options)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
     print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
     if gone := report.outcomes.get("gone"):
@@ -58,6 +72,13 @@ def prepare(
         console.print(
             f"the captions table names {len(report.strangers)} not in {folder}, such as {report.strangers[0]}"
         )
+
+
+def all_of(device: str) -> tuple[str, ...]:
+    """Every GPU for "cuda", else the device alone."""
+    import torch
+
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if device == "cuda" else (device,)
 
 
 @app.command()

@@ -361,7 +361,7 @@ def memory(run: LMRun | FineRun, work: Workload, device: Device) -> list[Row]:
     """What the device holds, by part, and whether it can."""
     hyper, N = run.train, sum(parameters(run.model).values())
     always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
-    if hyper.ema:
+    if hyper.ema and not hyper.ema_offload:
         always["averaged weights"] = 4 * N
     always[f"text encoder, {run.text}"] = 4 * encoder_cost(run.text, work.text)[0]
     always[f"codec, {work.codec}"] = 4 * codec_parameters(work.codec)

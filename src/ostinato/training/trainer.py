@@ -107,7 +107,7 @@ class Loop:
             else:
                 task.modules[name] = accelerator.prepare(module)
         self.optimizers = {name: optimizers_for(module, self.hyper) for name, module in task.modules.items()}
-        self.ema = EMA(self.main(), self.hyper.ema) if self.hyper.ema else None
+        self.ema = EMA(self.main(), self.hyper.ema, self.hyper.ema_offload) if self.hyper.ema else None
         if states:
             for name, several in self.optimizers.items():
                 for optimizer, state in zip(several, states[name], strict=True):
