@@ -40,6 +40,7 @@ class Optimisation:
     log_every: int = 10
     validate_every: int = 1000
     validation_clips: int = 64
+    all_data: bool = False  # train on the validation split, too, as the paper does; there is no validation then
     checkpoint_every: int = 1000
     keep: int = 2  # newest checkpoints kept, beside the one that validated best
     keep_every: int = 0  # also kept for good: weights, without the optimizer's states, every so many steps; 0: none

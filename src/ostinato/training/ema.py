@@ -16,8 +16,8 @@ class EMA:
 
     def __init__(self, module: nn.Module, decay: float, offload: bool = False):
         self.decay = decay
-        trained = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-        self.weights = {name: p.cpu() for name, p in trained.items()} if offload else trained
+        trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+        self.weights = {name: p.to("cpu", copy=True) if offload else p.clone() for name, p in trained.items()}
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from averages saved, sharded where the weights are."""

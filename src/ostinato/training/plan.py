@@ -265,7 +265,7 @@ def amounts(run: LMRun | FineRun, work: Workload) -> list[Row]:
     of_clip = f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {work.text} tokens of text"
     heard = clips * run.clip_seconds / 3600
     if work.store:
-        train = work.store.split("train")
+        train, _ = work.store.sides(hyper.all_data)
         held, epochs = sum(train.table["seconds"].to_pylist()) / 3600, clips / max(1, len(train))
         data = f"{len(train):,} clips", f"{run.data}: {held:.2f} h to train on, {epochs:,.1f} times over"
     else:

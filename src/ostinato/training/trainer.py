@@ -166,7 +166,8 @@ class Loop:
         accelerator.init_trackers(name, init_kwargs=again)
         console.print(self.task.describe())
         if not len(self.task.held_out):
-            console.print("no clip is in the validation split, so there will be no validation loss")
+            why = "all data is trained on" if hyper.all_data else "no clip is in the validation split"
+            console.print(f"{why}, so there will be no validation loss")
         if self.run_config.init and not self.step:
             console.print(f"beginning with the weights of {self.run_config.init}, and with its model section")
         if self.step:
