@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
+from ostinato.training.distributed import deterministic
 from ostinato.training.flops import step_flops
 from ostinato.training.lm_task import code_losses
 from ostinato.training.memory import activations
@@ -102,6 +103,8 @@ def work(job: dict) -> dict:
     cuda, name = device.type == "cuda", job["model"].removesuffix(KERNELS)
     if name != job["model"]:
         kernels_of_mamba_ssm()
+    if job["deterministic"]:
+        deterministic()
     torch.manual_seed(0)
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     model = Peer(name, c) if name in PEERS else MusicLM(c)
@@ -164,6 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--checkpointing", action="store_true", help="of activations")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--deterministic", action="store_true", help="kernels that give the same bits each time")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:

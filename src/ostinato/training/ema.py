@@ -11,8 +11,8 @@ from ostinato.training.distributed import like
 
 class EMA:
     """Averages of a module's trainable weights: after step n, average = d average + (1 - d) weight, where d is `decay`,
-    and less at first, min(decay, (1 + n) / (10 + n)), for the random beginning to be forgotten. offload: they are kept in
-    main memory."""
+    and less at first, min(decay, (1 + n) / (10 + n)), for the random beginning to be forgotten. offload: they are
+    kept in main memory."""
 
     def __init__(self, module: nn.Module, decay: float, offload: bool = False):
         self.decay = decay

@@ -21,7 +21,7 @@ from ostinato.models.patterns import make_pattern
 from ostinato.models.text_encoder import Tokens, load_text_encoder, minilm_folder
 from ostinato.training.config import FineRun, LMRun, Run
 from ostinato.training.flops import flops
-from ostinato.training.memory import OUTSIDE, activations, sublayers
+from ostinato.training.memory import OUTSIDE, Live, activations, sublayers
 from ostinato.training.probe import measured_rates
 from ostinato.utils.errors import UserError, nearest
 from ostinato.utils.hub import fetch
@@ -308,14 +308,22 @@ def efforts(run: LMRun | FineRun, work: Workload, device: Device, mfu: float | N
 
 
 def preparing(work: Workload) -> list[Row]:
-    """Hours to encode the paper's data on one GPU, where there is no store yet."""
+    """Hours to encode the paper's data on one GPU, and the memory of a clip of 30 s, where there is no store yet."""
     if work.store or work.codec != "dac":
         return []
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        dac().encode(torch.zeros(1, 1, 44100))
+    with torch.device("meta"), torch.no_grad():
+        codec = dac()
+        with FlopCounterMode(display=False) as counter:
+            codec.encode(torch.zeros(1, 1, 44100))
+        with Live() as live:
+            codec.encode(torch.zeros(1, 1, 30 * 44100))
     count = counter.get_total_flops() * 3600 * PAPER_HOURS
-    told = f"{PAPER_HOURS:g} h by DAC at {PREPARING / 1e12:g} TFLOP/s in float32, assumed; reading files not counted"
-    return [("preparing", duration(count / PREPARING), f"{count:.3g} FLOPs: {told}")]
+    of = f"{count:.3g} FLOPs of DAC's encoder for the paper's {PAPER_HOURS:g} h"
+    told = f"{of}, worked out at {PREPARING / 1e12:g} TFLOP/s in float32, assumed; reading files not counted"
+    return [
+        ("preparing", duration(count / PREPARING), told),
+        ("  a clip of its batch", gib(live.peak), "ostinato prepare --batch, 30 s; --workers for several GPUs"),
+    ]
 
 
 def distinct_captions(work: Workload, clips: int) -> int:
