@@ -3,7 +3,7 @@
     python benchmarks/train.py                            # the paper's size, batch 4 x 30 s (a GPU)
     python benchmarks/train.py --size small --batch 8     # recipes/efficiency's size, 10 s clips (a CPU)
 
-A step is forward, backward, clipping of the gradient and AdamW, in bfloat16 autocast, over random codes and 64 tokens
+A step is forward, backward, clipping of the gradient and AdamW, in bfloat16 autocast unless `--fp32`, over random codes and 64 tokens
 of text; text encoder and codec are left out on every side. Peers: the models of transformers, Mamba2Model of
 `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm installed, our own
 models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
@@ -121,7 +121,7 @@ def work(job: dict) -> dict:
     times = []
     for _ in range(job["rounds"] + 2):
         began = now(cuda)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, not job["fp32"]):
             logits = run(steps, text, mask)
         losses, counts = code_losses(logits, steps)
         (losses / counts).mean().backward()
@@ -135,7 +135,7 @@ def work(job: dict) -> dict:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imported
     )
     N, ours = count_parameters(model), name not in PEERS
-    planned = activations(c, job["batch"], frames, TEXT, True, checkpointing)[1] + 16 * N if ours else None
+    planned = activations(c, job["batch"], frames, TEXT, not job["fp32"], checkpointing)[1] + 16 * N if ours else None
     seconds = median(times[2:])
     found = {"parameters": N, "seconds": seconds, "tokens/s": job["batch"] * frames / seconds, "peak": used}
     return found | {"planned": planned, "flops": step_flops(c, job["batch"], frames, TEXT)}
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--checkpointing", action="store_true", help="of activations")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--fp32", action="store_true", help="no autocast, as for a CPU without bfloat16")
     parser.add_argument("--deterministic", action="store_true", help="kernels that give the same bits each time")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
