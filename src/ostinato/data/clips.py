@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,10 +69,23 @@ class Groups(Dataset):
 
     def loader(self, workers: int) -> DataLoader:
         """The items in order, made by so many processes, or with 0 by this one."""
-        more: dict = {"multiprocessing_context": "spawn"} if workers else {}  # a fork may not use CUDA
+        more: dict = {}
+        if workers:  # spawned: a fork may not use CUDA
+            more = {"multiprocessing_context": "spawn", "worker_init_fn": end_with_parent}
         own = torch.Generator()  # else a number is drawn from everybody's
         indices = range(len(self.groups))
         return DataLoader(self, None, sampler=indices, num_workers=workers, collate_fn=list, generator=own, **more)
+
+
+def end_with_parent(worker: int) -> None:
+    """Be there no longer than the parent is: one that was killed can leave this process waiting to hand over a result."""
+
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def clips_of(
