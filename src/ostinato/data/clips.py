@@ -78,7 +78,7 @@ class Groups(Dataset):
 
 
 def end_with_parent(worker: int) -> None:
-    """Be there no longer than the parent is: one that was killed can leave this process waiting to hand over a result."""
+    """End when the parent does: had it been killed, this process could wait for ever to hand over a result."""
 
     def watch() -> None:
         if parent := multiprocessing.parent_process():
