@@ -5,8 +5,8 @@
 
 A step is forward, backward, clipping of the gradient and AdamW, in bfloat16 autocast unless `--fp32`, over random
 codes and 64 tokens of text; text encoder and codec are left out on every side. Peers: the models of transformers,
-Mamba2Model of `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm installed, our own
-models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
+Mamba2Model of `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm
+installed, our own models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
 
 ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`flops.step_flops`; of a peer,
 those of ours with its sizes) over the peak of `plan.GPUS`, or, for another device, over the rate of products
