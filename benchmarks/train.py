@@ -9,7 +9,7 @@ Mamba2Model of `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transform
 installed, our own models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
 
 ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`flops.step_flops`; of a peer,
-those of ours with its sizes) over the peak of `plan.GPUS`, or, for another device, over the rate of products
+those of ours with its sizes) over the peak of `gpus.GPUS`, or, for another device, over the rate of products
 of matrices measured at the start. Peak: CUDA's allocator; on a CPU the growth of resident memory (ru_maxrss), each
 model in a process of its own. Planned: `memory.activations` with weights, gradients and moments. x peer:
 tokens a second over those of the peer named.
@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 from ostinato.training.distributed import deterministic
 from ostinato.training.flops import step_flops
+from ostinato.training.gpus import peak_flops, timed_flops
 from ostinato.training.lm_task import code_losses
 from ostinato.training.memory import activations
-from ostinato.training.plan import peak_flops, timed_flops
 
 TEXT = 64
 SMALL = {"width": 192, "heads": 4, "feed_forward": 384, "state": 64, "chunk": 32, "dropout": 0.0, "text_width": 384}

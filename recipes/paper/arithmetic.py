@@ -6,7 +6,8 @@ every product of matrices forward and backward, with 64 tokens of text.
 
 from ostinato.models.lm import VARIANTS, LMConfig
 from ostinato.training.flops import step_flops
-from ostinato.training.plan import GPUS, TEXT, parameters
+from ostinato.training.gpus import GPUS
+from ostinato.training.plan import TEXT, parameters
 
 DAC, ENCODEC = 44100 / 512, 50  # frames a second
 CHUNK = 128  # of the configs

@@ -27,9 +27,10 @@ from ostinato.models.lm import VARIANTS, LMConfig, count_parameters
 from ostinato.training import probe
 from ostinato.training.config import load_run
 from ostinato.training.flops import flops, step_flops
+from ostinato.training.gpus import GPUS, find_gpu
 from ostinato.training.lm_task import code_losses, make_batch
 from ostinato.training.memory import OUTSIDE, activations, fine_loss, lm_loss
-from ostinato.training.plan import GPUS, codec_parameters, encoder_cost, find_gpu, parameters, plan
+from ostinato.training.plan import codec_parameters, encoder_cost, parameters, plan
 from ostinato.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
