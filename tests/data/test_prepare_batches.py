@@ -6,8 +6,10 @@ import torch
 from test_data import RATE, collection, contents, music
 from tiny import make_codec
 from transformers import DacConfig
+from typer.testing import CliRunner
 
 import ostinato.data.prepare as data
+from ostinato.cli import app
 from ostinato.codecs.base import fingerprint
 from ostinato.codecs.dac import DAC
 from ostinato.data.prepare import prepare
@@ -80,5 +82,8 @@ def test_silence_and_least_length_are_settings(folder, tmp_path):
     clips = prepared(folder, tmp_path / "all", codec, min_seconds=1.0, silence_db=-200.0)[1]
     assert {row["seconds"] for row, _ in clips.values()} == {1.0}
     assert "0/zsilent.wav#1.000" in clips
+    for option, value in (("--batch", "0"), ("--workers", "-1"), ("--silence-db", "nan")):
+        result = CliRunner().invoke(app, ["prepare", str(folder), str(tmp_path / "no"), option, value])
+        assert isinstance(result.exception, UserError) and option in str(result.exception)
     with pytest.raises(UserError, match="silence_db"):
         prepared(folder, tmp_path / "all", codec, min_seconds=1.0)

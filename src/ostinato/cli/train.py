@@ -26,15 +26,18 @@ def prepare(
         float, typer.Option(help="Clips under this level, or quieter for over half their time, are left out.")
     ] = -50.0,
     captions: Annotated[Path | None, typer.Option(help="A .csv or .jsonl with path and caption(s).")] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Clips encoded at once; default: 4 on a GPU, 1 on a CPU.", min=1)
-    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips encoded at once; default: 4 on a GPU, 1 on a CPU.")] = None,
     workers: Annotated[
-        int, typer.Option(help="Processes that read and encode; with several GPUs, they take these in turn.", min=0)
+        int, typer.Option(help="Processes that read and encode; with several GPUs, they take these in turn.")
     ] = 0,
     device: Device = "auto",
 ) -> None:
     """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
+    for option, value, least in (("--batch", batch, 1), ("--workers", workers, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{option} must be {least} or more, got {value}")
+    if not silence_db < 0:
+        raise UserError(f"--silence-db is a level under 0, such as -50, got {silence_db:g}")
     from ostinato.data.prepare import prepare as prepare_store
 
     options: dict[str, Any] = {
