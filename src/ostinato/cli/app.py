@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 
 app = typer.Typer(
@@ -55,13 +56,13 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         raise UserError(f"{option} takes whole numbers separated by commas, such as 1,9; got {text!r}") from error
 
 
-def progress() -> Progress:
+def progress() -> Bars:
     """Bars with how many of how many, and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Bars(*columns, console=console, transient=True)
 
 
-def show_progress(bars: Progress) -> Callable[[str, int, int], None]:
+def show_progress(bars: Bars) -> Callable[[str, int, int], None]:
     """A function that shows what is being done, one bar at a time."""
     current: dict[str, Any] = {}
 

@@ -18,7 +18,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ostinato.data.captions import About, gather, with_tags
 from ostinato.data.clips import Record, clips_of, described
@@ -36,6 +36,7 @@ from ostinato.data.store import (
     write_shard,
 )
 from ostinato.utils.audio import AUDIO_SUFFIXES
+from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import only_writer, write_atomic
 
@@ -321,7 +322,7 @@ def _shown(todo: list[Record], progress: bool) -> Iterator[Record]:
         TimeRemainingColumn(),
     )
     began, seconds = time.monotonic(), 0.0
-    with Progress(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
+    with Bars(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
         task = bar.add_task("", total=sum(record.size for record in todo), files=0, all=len(todo), rate=0.0)
         for number, record in enumerate(todo, 1):
             yield record

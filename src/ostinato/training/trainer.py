@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ from ostinato.training.log import append, forget_after
 from ostinato.training.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
 from ostinato.training.throughput import Throughput, progress_line
 from ostinato.utils.audio import write_audio
+from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import only_writer
 from ostinato.utils.spectrogram import write_spectrogram
@@ -176,7 +177,7 @@ class Loop:
         columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
         previous = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
+            with Bars(*columns, console=console) as progress:
                 bar = progress.add_task("", total=hyper.steps, completed=self.step)
                 began, first = time.monotonic(), self.step
                 while self.step < hyper.steps and not self.stopping():
