@@ -89,8 +89,6 @@ def generate(
     check_seed(seed)
     check_seconds(seconds, math.inf if str(output) == "-" else LONGEST)
     check_counts(takes, steps)
-    check_model(model)
-    check_device(device)
     if continue_from is not None:
         check_input(continue_from)
     several = prompts is not None or takes > 1
@@ -100,6 +98,8 @@ def generate(
     if not several:
         check_prompt(prompt)
         check_place(output, state)
+    check_model(model)
+    check_device(device)
     with console.status("loading"):
         from ostinato.generation.pipeline import load
 

@@ -50,7 +50,7 @@ class Generation:
     def save(
         self, path: str | Path, more: dict[str, Tensor] | None = None, about: dict[str, str] | None = None
     ) -> None:
-        """Write a .safetensors file, whole or not at all, with `more` tensors, and `about` as metadata. Raises UserError
+        """Write a .safetensors file, whole or not at all, with `more` tensors and `about` as metadata. Raises UserError
         if that fails."""
         tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {
             "given": self.prompt_codes,
