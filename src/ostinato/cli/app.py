@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Text to music with state-space models.",
 )
 console = Console(stderr=True)
+USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError: of click, or of the copy of it that newer typer has
 MODELS = "A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
 Model = Annotated[str | None, typer.Option(help=MODELS)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
@@ -94,14 +95,27 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", markup=False, highlight=False)
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        console.print(
-            f"ostinato: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(2)
+        tell(str(error))
+    except USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            where = error.ctx.command_path if error.ctx else "ostinato"
+            tell(f"{error.format_message().rstrip('.')}; see {where} --help")
+    except OSError as error:
+        from ostinato.utils.files import why
+
+        tell(f"{error.filename or 'a file'} ({why(error)})")
+    except MemoryError:
+        tell("there is not memory enough for this: ask for less, or a smaller model")
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError:
-        console.print("ostinato: there is not memory enough for this: ask for less, or a smaller model", style="red")
-        sys.exit(2)
+    sys.exit(2)
+
+
+def tell(line: str) -> None:
+    """A mistake, in one line."""
+    console.print(f"ostinato: {' '.join(line.split())}", style="red", markup=False, highlight=False, soft_wrap=True)

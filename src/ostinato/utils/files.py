@@ -157,6 +157,8 @@ def write_config(folder: Path, config: dict) -> None:
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """`write` a temporary file beside `path`, flush it to the disk, rename it. Raises: UserError when that fails."""
+    if path.exists() and not path.is_file():  # a device would be replaced
+        raise UserError(f"cannot write {path}: it is no ordinary file, name another")
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
