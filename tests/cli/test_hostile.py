@@ -9,12 +9,9 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_cli import ostinato, told  # noqa: F401
 from tiny import make_codec, melody
@@ -179,44 +176,3 @@ def test_help_keeps_its_brackets(capfd):
     """20."""
     ostinato("train", "--help")
     assert "ostinato[lora]" in "".join(capfd.readouterr().out.split()).replace("│", "")
-
-
-CASES = ["wav", "flac", "ogg", "aiff", "au", "csv", "jsonl", "json", "safetensors"]
-
-
-@pytest.mark.fuzz
-@settings(max_examples=2000, deadline=2000, suppress_health_check=list(HealthCheck))
-@given(kind=st.sampled_from(CASES), cut=st.floats(0, 1), noise=st.binary(max_size=64), at=st.floats(0, 1))
-def test_damaged_files_are_read_or_refused(tmp_path_factory, kind, cut, noise, at):
-    """Any file kind, cut and overwritten anywhere: read, or a UserError, and nothing else."""
-    from ostinato.data.captions import gather
-
-    root = tmp_path_factory.getbasetemp() / "fuzz"
-    root.mkdir(exist_ok=True)
-    path = root / f"x.{kind}"
-    if kind == "csv":
-        path.write_text("path,caption\nx.wav,a piano\n")
-    elif kind == "jsonl":
-        path.write_text('{"path": "x.wav", "caption": "a piano"}\n')
-    elif kind == "json":
-        path.write_text('{"model_type": "pocket"}')
-    elif kind == "safetensors":
-        save_file({"a": torch.ones(8)}, path)
-    else:
-        sf.write(path, np.zeros(400, "f4"), 8000)
-    data = bytearray(path.read_bytes())
-    start = int(at * len(data))
-    data[start : start + len(noise)] = noise
-    path.write_bytes(data[: int(cut * len(data)) + 1])
-    try:
-        if kind in ("csv", "jsonl"):
-            gather(root, ["x.wav"], path)
-        elif kind == "json":
-            path.replace(root / "config.json")
-            files.read_config(root)
-        elif kind == "safetensors":
-            files.read_weights(path)
-        else:
-            read_audio(path, 8000)
-    except UserError as error:
-        assert str(error)

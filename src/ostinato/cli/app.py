@@ -109,6 +109,8 @@ def main() -> None:
         from ostinato.utils.files import why
 
         tell(f"{error.filename or 'a file'} ({why(error)})")
+    except UnicodeEncodeError as error:
+        tell(f"{error.object[:60].encode('utf-8', 'backslashreplace').decode()} is not UTF-8 text: name it otherwise")
     except MemoryError:
         tell("there is not memory enough for this: ask for less, or a smaller model")
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from ostinato.generation.settings import Sampling
 from ostinato.utils.audio_files import check_input, check_output
 from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 if TYPE_CHECKING:
     from ostinato.generation.pipeline import Clip, Ostinato
@@ -204,7 +205,7 @@ def read_prompts(path: Path | None, prompt: str, takes: int, folder: Path) -> li
     if folder.suffix:
         raise UserError(f"with --prompts or --takes, --output is a folder, and {folder} looks like a file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path else [prompt]
+        lines = read_text(path).splitlines() if path else [prompt]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'})") from error
     found = []

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +37,7 @@ def info(
     rows = describe_take(folder) if take else describe(folder)
     if verify and not take:
         rows |= verify_weights(folder)
-    table = Table("", Text(str(folder)), show_edge=False)
+    table = Table("", escape(str(folder)), show_edge=False)
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console().print(table)

@@ -63,6 +63,8 @@ def curate(music: str, out: Path, recipe: Recipe, machine: Machine, progress: bo
     for step in recipe.before_cut():
         if step.name not in ("read", "duplicates"):
             step.stage.make(step.options, context)  # a list that is missing is missed now, not after the scan
+    if Path(music).is_dir() and out.resolve().is_relative_to(Path(music).resolve()):
+        raise UserError(f"the data set {out} would lie inside the music in {music}: name a folder outside it")
     tracks = list_tracks(music)
     with only_writer(out):
         _agree(out, recipe)

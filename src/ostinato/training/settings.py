@@ -12,6 +12,7 @@ import yaml
 
 from ostinato.utils.errors import UserError, nearest
 from ostinato.utils.schema import build
+from ostinato.utils.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_config(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
     """A YAML file as a dict; its `base: other.yaml` is read first and this one laid over it. `above` led here."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(read_text(path))
     except FileNotFoundError as error:
         raise UserError(f"config {path} does not exist; the shipped ones are in configs/") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
