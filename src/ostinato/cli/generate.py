@@ -143,7 +143,9 @@ def check_place(output: Path, state: Path | None) -> None:
         raise UserError("--state goes with a file, not with --output -: leave one of them out")
     elif sys.stdout.isatty():
         raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
-    if state and (state.is_dir() or not state.parent.is_dir() or not os.access(state.parent, os.W_OK)):
+    if state and (
+        state.exists() != state.is_file() or not state.parent.is_dir() or not os.access(state.parent, os.W_OK)
+    ):
         raise UserError(f"cannot keep the generation in {state}: name a file in a folder that can be written")
 
 
