@@ -47,7 +47,7 @@ class Track:
     source: str = ""
     split: str = ""
     tags: tuple[str, ...] = ()
-    captions: tuple[str, ...] = ()
+    captions: tuple[Said, ...] = ()
     ids: tuple[str, ...] = ()
     sha256: str = ""
     fault: str = ""

@@ -83,6 +83,15 @@ class Exclude:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """files: captions that were published of the collection, JSON lists of path and caption, one a writer. missing:
+    drop a track that none of them knows, or keep it."""
+
+    files: tuple[str, ...]
+    missing: str = "drop"
+
+
+@dataclass(frozen=True)
 class Duplicates:
     """by: fingerprint (chromaprint's fpcalc: the same recording in another encoding is found) or bytes. seconds: how
     much of a track is fingerprinted. error: the share of differing bits under which two are the same recording."""
@@ -182,9 +191,16 @@ def read_list(path: str) -> set[str]:
     return found
 
 
+def _settled(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    return tuple(name if Path(name).is_absolute() else str((folder / name).resolve()) for name in names)
+
+
 def settle_lists(options: Exclude, folder: Path) -> Exclude:
-    settled = tuple(name if Path(name).is_absolute() else str((folder / name).resolve()) for name in options.lists)
-    return replace(options, lists=settled)
+    return replace(options, lists=_settled(options.lists, folder))
+
+
+def settle_files(options: Captions, folder: Path) -> Captions:
+    return replace(options, files=_settled(options.files, folder))
 
 
 def exclude(options: Exclude, context: Context) -> Callable[[Track], Track | Drop]:
@@ -322,6 +338,7 @@ STAGES: dict[str, Stage] = {
     "read": Stage(Read, "track", _unmade),
     "licence": Stage(Licence, "track", licence),
     "exclude": Stage(Exclude, "track", exclude, settle=settle_lists),
+    "captions": Stage(Captions, "track", _elsewhere("caption_files", "captions"), settle=settle_files),
     "duplicates": Stage(Duplicates, "track", _unmade),
     "cut": Stage(Cut, "track", _unmade),
     "separate": Stage(Separate, "clip", _elsewhere("separate", "separate"), work="gpu"),

@@ -199,10 +199,9 @@ def cut(track: Track, recipe: Recipe, dropped: list[Out]) -> Iterator[Clip]:
 
 
 def new_clip(track: Track, start: float, rate: int, audio: np.ndarray) -> Clip:
-    said = tuple(Said(text, "given") for text in track.captions)
-    caption = track.captions[0] if len(track.captions) == 1 else ""
-    given = "given" if caption else ""
-    return Clip(track, start, rate, audio.astype(np.float32), said, caption, given)
+    # One caption is the description; which of several is, or what they come to, a stage says.
+    one = track.captions[0] if len(track.captions) == 1 else Said("", "")
+    return Clip(track, start, rate, audio.astype(np.float32), track.captions, one.text, one.by)
 
 
 def _timed(clips: Iterator[Clip], spent: dict[str, float], name: str) -> Iterator[Clip]:
