@@ -20,13 +20,13 @@ done
 out=${OUT:-runs/paper${tiny:+-tiny}}
 . "$here/steps.sh"
 recipe=${RECIPE:-$configs/data-paper.yaml} prompts=${PROMPTS:-musiccaps} listeners=(${LISTENERS:-openl3 passt clap})
-counts=(200 50) lengths=(10 25) blocks_12=() blocks_6=() short=(train.steps=20000)
+counts=(200 50) lengths=(10 25) pools=(12 3) blocks_12=() blocks_6=() short=(train.steps=20000)
 variants=(prefix-mamba prefix-simba cross-simba cross-transformer)
 if [ -n "$tiny" ]; then
   python "$here/tiny.py" "$out"
   music=$out/music recipe=$configs/data-free.yaml prompts=$out/prompts.csv REFERENCE=$out/reference
   listeners=(${LISTENERS:-efficientat:$out/listener.pt})
-  counts=(2 2) lengths=(2 3) blocks_12=(model.blocks=2) blocks_6=(model.blocks=1) short=(train.steps=2)
+  counts=(2 2) lengths=(2 3) pools=(2 1) blocks_12=(model.blocks=2) blocks_6=(model.blocks=1) short=(train.steps=2)
 fi
 
 evaluate() { # NAME LENGTH COUNT TARGET...
@@ -64,6 +64,12 @@ two=("prefix-simba-9=$out/simba-9" "transformer-diffusion=$out/joint-transformer
 for i in 0 1; do once "table2-${lengths[i]}" evaluate "tables/2-${lengths[i]}" "${lengths[i]}" "${counts[i]}" "${two[@]}"; done
 four=("blocks-24=$out/joint-simba" "blocks-12=$out/joint-simba-n12" "blocks-6=$out/joint-simba-n6")
 once table4 evaluate tables/4 "${lengths[1]}" "${counts[1]}" "${four[@]}"
-once report ostinato report "$out/tables/1" "$out/tables/2-${lengths[0]}" "$out/tables/2-${lengths[1]}" "$out/tables/4" \
-  --run "$out/simba" --run "$out/transformer" --output "$out/report"
-echo "$out/report"
+# The marks of Tables III and IV are of people: ostinato listen serve TEST, then ostinato listen results TEST, then this again.
+once listen3 ostinato listen prepare "$out/tables/2-${lengths[1]}" --pool "${pools[0]}" --prompts "${pools[1]}" --output "$out/listen-3"
+once listen4 ostinato listen prepare "$out/tables/4" --pool "${pools[0]}" --prompts "${pools[1]}" --output "$out/listen-4"
+listened=()
+for test in "$out"/listen-[34]; do
+  if [ -e "$test/results/listening.json" ]; then listened+=(--listening "$test"); fi
+done
+ostinato report "$out/tables/1" "$out/tables/2-${lengths[0]}" "$out/tables/2-${lengths[1]}" "$out/tables/4" \
+  --run "$out/simba" --run "$out/transformer" "${listened[@]}" --output "$out/report"
