@@ -5,7 +5,7 @@ codec=dac seconds=30 store=$out/store
 small=() lm_small=() fine_small=() nine_small=() curated=()
 if [ -n "$tiny" ]; then
   # Tiny sizes are settings over the paper's own configs: nothing of them is another model.
-  codec=pocket seconds=4 curated=(cut.seconds=4 cut.min_seconds=4)
+  codec=pocket seconds=4 curated=(read.min_seconds=1 cut.seconds=4 cut.min_seconds=4)
   small=(text=minilm clip_seconds=4 model.text_width=384 train.steps=4 train.batch=2 train.accumulation=1 train.workers=0
     train.validation_clips=2 train.checkpoint_every=4 train.validate_every=4 train.tracker=none train.warmup=1
     train.checkpointing=false)

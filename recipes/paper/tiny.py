@@ -72,8 +72,8 @@ def main(out: Path) -> None:
             if not (reference / f"p{number}.flac").exists():
                 sf.write(reference / f"p{number}.flac", tune(100 + number, SPEEDS[speed], SOUNDS[sound]), RATE)
     if not (out / "listener.pt").exists():
-        torch.save(listener([tune(seed, *about) for seed, about in enumerate(product(SPEEDS.values(), SOUNDS.values()))]),
-                   out / "listener.pt")  # fmt: skip
+        heard = enumerate(product(SPEEDS.values(), SOUNDS.values()))
+        torch.save(listener([tune(seed, *kind) for seed, kind in heard]), out / "listener.pt")
 
 
 if __name__ == "__main__":

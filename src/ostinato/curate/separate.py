@@ -1,4 +1,4 @@
-"""Vocals out of the mix, by Hybrid Transformer Demucs (arXiv 2211.08553) through the package `demucs`, or by Spleeter."""
+"""Vocals out of the mix, by Hybrid Transformer Demucs (arXiv 2211.08553; package `demucs`) or by Spleeter."""
 
 from __future__ import annotations
 

