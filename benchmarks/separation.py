@@ -3,8 +3,8 @@
     python benchmarks/separation.py MUSIC WEIGHTS [--clips 12] [--voices FOLDER]
 
 MUSIC: a folder of music without voices; WEIGHTS: what separate.weights takes (spleeter, htdemucs, a file). Over a clip
-of 10 s of each of so many files a voice is laid, by espeak-ng as in benchmarks/voices.py, at 0 and -10 dB of the music's
-level. With --voices, real voices alone are laid over in place of it.
+of 10 s of each of so many files a voice is laid, by espeak-ng as in benchmarks/voices.py, at 0 and -10 dB of its level.
+With --voices, real voices alone are laid over in place of it.
 
 SI-SDR (Le Roux et al. 2019) of the accompaniment, in dB, against the clip that it was: of the mixture as it is, and of
 what the stage makes of it; and of the clip without a voice, which a perfect one would leave alone.

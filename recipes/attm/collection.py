@@ -1,5 +1,5 @@
-"""For run.sh --tiny: music made here in the form of MTG-Jamendo, as the challenge's preprocessing leaves it, captions in
-the form of the challenge's, two prompts, and the challenge's recipe without the separation that was done."""
+"""For run.sh --tiny: music made here in the form of MTG-Jamendo, as the challenge's preprocessing leaves it, captions
+in the form of the challenge's, two prompts, and the challenge's recipe without the separation that was done."""
 
 import csv
 import json

@@ -130,11 +130,12 @@ def test_an_hour_goes_through_piece_by_piece(tmp_path):
     hour = np.tile(as_pcm(tune(10.0, rate=8000)), 360)
     (tmp_path / "music").mkdir()
     sf.write(tmp_path / "music/hour.flac", hour, 8000)
+    settings = ["cut.seconds=30", "cut.min_seconds=30", "sample_rate=8000"]
     code = (
         "import resource, sys; from pathlib import Path; from ostinato.curate.curate import Machine, curate;"
         "from ostinato.curate.recipe import load_recipe; import ostinato.utils.audio, torch;"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        f"r = load_recipe({str(recipe_file(tmp_path))!r}, {['cut.seconds=30', 'cut.min_seconds=30', 'sample_rate=8000']});"
+        f"r = load_recipe({str(recipe_file(tmp_path))!r}, {settings});"
         f"done = curate({str(tmp_path / 'music')!r}, Path({str(tmp_path / 'out')!r}), r, Machine(workers=0), False);"
         "print(done.clips, done.hours, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )

