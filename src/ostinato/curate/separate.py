@@ -34,7 +34,8 @@ def separate(options: Separate, context: Context) -> Callable[[Clip], Clip | Dro
         if options.vocals == "remove":
             return replace(clip, audio=rest, separated_by=name)
         if level > options.loud_db:
-            return Drop("vocals in the mix", f"{level:.1f} dB of the mix, over {options.loud_db:g}")
+            told = f"{level:.1f} dB of the mix, over {options.loud_db:g}"
+            return Drop("vocals in the mix", told, {"vocal_db": level})
         return clip
 
     return apply

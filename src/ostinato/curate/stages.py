@@ -234,7 +234,7 @@ def silence(options: Silence, context: Context) -> Callable[[Clip], Clip | Drop]
         quiet = silent_seconds(clip.audio, clip.rate, options.below_db)
         clip = clip.with_measured(silent_seconds=quiet, loudness_db=loudness(clip.audio))
         if quiet > options.max_seconds or clip.measured["loudness_db"] < options.below_db:
-            return Drop("silence", f"{quiet:.1f} s under {options.below_db:g} dB")
+            return Drop("silence", f"{quiet:.1f} s under {options.below_db:g} dB", {"silent_seconds": quiet})
         return clip
 
     return check

@@ -227,7 +227,7 @@ def apply_stages(clips: list[Clip], stages: list, spent: dict[str, float], dropp
         spent[name] += time.perf_counter() - began
         for clip, result in zip(clips, results, strict=True):
             if isinstance(result, Drop):
-                measured = {**clip.measured, "loudness_db": loudness(clip.audio)}
+                measured = {**clip.measured, **result.measured, "loudness_db": loudness(clip.audio)}
                 dropped.append(Out(clip.start, clip.seconds, name, result, measured))
         clips = [result for result in results if not isinstance(result, Drop)]
     return clips
