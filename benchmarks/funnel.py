@@ -4,8 +4,8 @@
     python benchmarks/funnel.py score OUT LABELS.csv
 
 OUT: a data set of `ostinato curate` whose recipe has the line voices; MUSIC: what it was made of. draw: of all clips
-that came to that line so many are drawn, whatever became of them. SHEETS gets their mel-spectrograms, six a picture, and
-clips.csv, a row for each with its track, start and an empty label. score: LABELS.csv is that file with labels filled in
+that came to that line so many are drawn, whatever became of them. SHEETS gets their mel-spectrograms, six a picture,
+and clips.csv, a row each with track, start and an empty label. score: LABELS.csv is that file with labels filled in
 (1: a voice, 0: none); the share of voices caught and of others lost, at several thresholds.
 """
 
