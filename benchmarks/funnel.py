@@ -1,12 +1,13 @@
 """Clips of a curated set drawn for a check by hand, and what the check says of the stage `voices`.
 
-    python benchmarks/funnel.py draw OUT MUSIC SHEETS [--count 30] [--seed 0]
+    python benchmarks/funnel.py draw OUT MUSIC SHEETS [--count 30] [--of TEXT] [--seed 0]
     python benchmarks/funnel.py score OUT LABELS.csv
 
 OUT: a data set of `ostinato curate` whose recipe has the line voices; MUSIC: what it was made of. draw: of all clips
-that came to that line so many are drawn, whatever became of them. SHEETS gets their mel-spectrograms, six a picture,
-and clips.csv, a row each with track, start and an empty label. score: LABELS.csv is that file with labels filled in
-(1: a voice, 0: none); the share of voices caught and of others lost, at several thresholds.
+that came to that line (--of: of tracks whose id has TEXT) so many are drawn, whatever became of them. SHEETS gets their
+mel-spectrograms, six a picture, and clips.csv, a row each with track, start and an empty label. score: LABELS.csv is
+such files with labels filled in (1: a voice, 0: none; empty: unclear, left out) and a column sample; by sample, the
+share of voices caught and of others lost at several thresholds. benchmarks/funnel.csv is what docs/curate.md reports.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def heard(out: Path) -> dict[tuple[str, float], float]:
     return {(track, start): value for track, start, value in rows if value is not None}
 
 
-def draw(out: Path, music: str, sheets: Path, count: int, seed: int) -> None:
+def draw(out: Path, music: str, sheets: Path, count: int, of: str, seed: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def draw(out: Path, music: str, sheets: Path, count: int, seed: int) -> None:
     from ostinato.evaluation.descriptors import log_mel
     from ostinato.utils.audio import read_audio
 
-    clips = random.Random(seed).sample(sorted(heard(out)), count)
+    clips = random.Random(seed).sample(sorted(clip for clip in heard(out) if of in clip[0]), count)
     tracks = {track.id: track for track in list_tracks(music)}
     sheets.mkdir(parents=True, exist_ok=True)
     with (sheets / "clips.csv").open("w", newline="") as file:
@@ -59,13 +60,18 @@ def draw(out: Path, music: str, sheets: Path, count: int, seed: int) -> None:
 
 def score(out: Path, labels: Path) -> None:
     found = heard(out)
+    samples: dict[str, list[tuple[int, float]]] = {}
     with labels.open(newline="") as file:
-        rows = [(int(row["voice"]), found[row["track"], round(float(row["start"]), 3)]) for row in csv.DictReader(file)]
-    voices, others = ([value for voice, value in rows if voice == wanted] for wanted in (1, 0))
-    print("| threshold | voices caught | others lost |\n| --- | --- | --- |")
-    for threshold in THRESHOLDS:
-        caught, lost = (int(np.sum(np.array(values) >= threshold)) for values in (voices, others))
-        print(f"| {threshold:g} | {caught} of {len(voices)} | {lost} of {len(others)} |")
+        for row in csv.DictReader(file):
+            if row["voice"]:
+                probability = found[row["track"], round(float(row["start"]), 3)]
+                samples.setdefault(row["sample"], []).append((int(row["voice"]), probability))
+    for sample, rows in samples.items():
+        voices, others = (np.array([value for voice, value in rows if voice == wanted]) for wanted in (1, 0))
+        print(f"{sample}\n| threshold | voices caught | others lost |\n| --- | --- | --- |")
+        for threshold in THRESHOLDS:
+            caught, lost = int((voices >= threshold).sum()), int((others >= threshold).sum())
+            print(f"| {threshold:g} | {caught} of {len(voices)} | {lost} of {len(others)} |")
 
 
 def main() -> None:
@@ -76,6 +82,7 @@ def main() -> None:
     drawing.add_argument("music")
     drawing.add_argument("sheets", type=Path)
     drawing.add_argument("--count", type=int, default=30)
+    drawing.add_argument("--of", default="")
     drawing.add_argument("--seed", type=int, default=0)
     scoring.add_argument("out", type=Path)
     scoring.add_argument("labels", type=Path)
