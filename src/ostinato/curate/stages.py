@@ -322,7 +322,7 @@ class Voices:
     probability of a voice in any of its windows from which a clip is out; 1: measured only."""
 
     tagger: str = "efficientat"
-    threshold: float = 0.15  # measured: docs/curate.md
+    threshold: float = 0.1  # measured: docs/curate.md
 
 
 def settle_prompt(options: Any, folder: Path) -> Any:
