@@ -1,11 +1,16 @@
-"""A worker that one track kills, importable by the processes of a pool."""
+"""Tasks for a pool of processes, some of which end the process that works on them."""
 
 import os
 
-from ostinato.curate import curate
+KILLERS = {3, 4}
+_here = []
 
 
-def work_one(pair):
-    if pair[0].id == "song 2.flac":
+def start(given):
+    _here.append(given)
+
+
+def work(task):
+    if task in KILLERS:
         os._exit(139)  # as a segmentation fault would end it
-    return float(curate._here["worker"].do(*pair))
+    return _here[0], task

@@ -19,6 +19,7 @@ from tunes import RECIPE, recipe_file, tune, write
 
 from ostinato.curate import curate as curate_module
 from ostinato.curate.curate import Machine, curate
+from ostinato.curate.pool import Died, each_in_pool
 from ostinato.curate.recipe import load_recipe
 from ostinato.curate.sources import list_tracks
 from ostinato.curate.work import as_pcm
@@ -221,13 +222,27 @@ def test_a_pool_gives_the_same(music, tmp_path):
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
 
-def test_a_worker_that_dies_costs_the_one_track_it_died_on(music, tmp_path, monkeypatch):
-    """`song 2` ends whichever process works on it, as a decoder that crashes does; the pool starts another."""
-    monkeypatch.setattr(curate_module, "_work_one", deadly.work_one)
-    run(music, tmp_path / "out", machine=Machine(workers=1))
+def test_a_task_that_ends_its_process_is_tried_alone_and_told():
+    """As a decoder that crashes does: the others are done once each, whatever flew with it."""
+    done = dict(each_in_pool(deadly.work, range(9), deadly.start, ("given",), 2))
+    assert {task: result for task, result in done.items() if not isinstance(result, Died)} == {
+        task: ("given", task) for task in range(9) if task not in deadly.KILLERS
+    }
+    assert {task for task, result in done.items() if isinstance(result, Died)} == deadly.KILLERS
+
+
+def test_a_track_on_which_a_worker_dies_is_out_with_the_reason(music, tmp_path, monkeypatch):
+    def pool(do, pairs, start, given, workers):
+        sound = [pair for pair in pairs if getattr(pair, "id", None) or pair[0].id != "song 2.flac"]
+        yield from each_in_pool(do, sound, start, given, 0)
+        yield from ((pair, Died()) for pair in pairs if pair not in sound)
+
+    monkeypatch.setattr(curate_module, "each_in_pool", pool)
+    run(music, tmp_path / "out")
     told = {row["track"]: (row["outcome"], row["clips"]) for row in rows(tmp_path / "out", "tracks")}
     assert told.pop("song 2.flac") == ("working on it ended the process", 0)
     assert set(told.values()) == {("kept", 2)}
+    assert rows_of_drop(tmp_path / "out", "song 2.flac")["seconds"] == 5.0
 
 
 def test_nothing_left_is_told_with_the_reasons(tmp_path):
