@@ -32,13 +32,14 @@ if [ -z "$plan" ]; then
 fi
 if [ "$track" = efficiency ]; then
   train prefix-simba-9 lm "${small[@]}" "${lm_small[@]}" "${nine_small[@]}"
-  model=$out/lm
+  model=$out/lm runs=(--run "$out/lm")
 else
   train prefix-simba lm "${small[@]}" "${lm_small[@]}"
   train fine-unet fine "${small[@]}" "${fine_small[@]}"
-  model=$out/joint
+  model=$out/joint runs=(--run "$out/lm" --run "$out/fine")
 fi
 [ -n "$plan" ] && exit
 [ "$track" = efficiency ] || once join ostinato join "$out/lm" "$out/fine" "$model"
-python "$here/submission.py" "$model" "$prompts" "$out/data" "$out/submission" --track "$track" --seed "${SEED:-0}" \
+python "$here/submission.py" "$model" "$prompts" "$out/data" "$out/submission" "${runs[@]}" \
+  --track "$track" --seed "${SEED:-0}" \
   $([[ $tiny || " ${SET:-} " == *" separate=off "* ]] && echo --separated) ${tiny:+--rehearsal}

@@ -1,12 +1,14 @@
 """The folder that the academic text-to-music challenge asks for (ICME 2026; arXiv 2605.21538), by its rules.
 
-    python recipes/attm/submission.py MODEL PROMPTS DATA OUT [--track efficiency] [--seed 0] [--separated] [--rehearsal]
+    python recipes/attm/submission.py MODEL PROMPTS DATA OUT --run RUN [--track efficiency] [--seed 0] [--separated]
+                                      [--rehearsal]
 
-MODEL: a run's folder, or a joint one. PROMPTS: a CSV with a column caption, and one of names. DATA: the data set of
-`ostinato curate` that it was trained on. OUT: audio/NAME.wav, 10 s at 44.1 kHz, one generation a prompt; prompts.csv;
-code/; submission.json, which declares every component. A rule that is broken stops it before anything is generated;
-with --rehearsal it is written in submission.json instead. --separated: the collection had lost its voices before it was
-curated, as the challenge's own preprocessing leaves it. Interrupted, the same command goes on.
+MODEL: a run's folder, or a joint one; RUN: the folder of each run that it was trained in. PROMPTS: a CSV with a column
+caption, and one of names. DATA: the data set of `ostinato curate` that it was trained on. OUT: audio/NAME.wav, 10 s at
+44.1 kHz, one generation a prompt; prompts.csv; code/; submission.json, which declares every component. A rule that is
+broken stops it before anything is generated; with --rehearsal it is written in submission.json instead. --separated: the
+collection had lost its voices before it was curated, as the challenge's own preprocessing leaves it. Interrupted, the
+same command goes on.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import torch
 import ostinato
 from ostinato.evaluation.degenerate import faults
 from ostinato.evaluation.prompts import Prompt, read_prompts
+from ostinato.generation.folders import resolve, training_state
 from ostinato.generation.pipeline import Ostinato, load
 from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
@@ -40,8 +43,10 @@ def core_parameters(model: Ostinato) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
-def broken_rules(core: int, prompts: list[Prompt], data: Path, track: str, separated: bool) -> list[str]:
-    broken = []
+def broken_rules(
+    core: int, prompts: list[Prompt], data: Path, runs: dict[str, dict], track: str, separated: bool
+) -> list[str]:
+    broken = [f"{run} began with the weights of {about['init']}" for run, about in runs.items() if about["init"]]
     limit = LIMITS[track]
     if limit is not None and core > limit:
         broken.append(f"{core:,} parameters generate, and the {track} track allows {limit:,}")
@@ -104,13 +109,15 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--track", choices=LIMITS, default="efficiency")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", action="append", required=True)
     parser.add_argument("--separated", action="store_true")
     parser.add_argument("--rehearsal", action="store_true")
     asked = parser.parse_args()
     prompts = read_prompts(asked.prompts)
     model = load(asked.model, "cuda" if torch.cuda.is_available() else "cpu")
     parts = core_parameters(model)
-    broken = broken_rules(sum(parts.values()), prompts, asked.data, asked.track, asked.separated)
+    runs = {run: training_state(resolve(run))["run"] for run in asked.run}
+    broken = broken_rules(sum(parts.values()), prompts, asked.data, runs, asked.track, asked.separated)
     if broken and not asked.rehearsal:
         raise UserError("; ".join(broken))
     generate(model, prompts, asked.out / "audio", asked.seed)
@@ -119,7 +126,7 @@ def main() -> None:
     declared = {
         "track": asked.track,
         "limit": LIMITS[asked.track],
-        "core": {"trained from scratch": True, "parameters": parts, "in all": sum(parts.values())},
+        "core": {"parameters": parts, "in all": sum(parts.values()), "runs": runs},
         "auxiliary": {"codec": model.config.get("codec"), "text encoder": model.config.get("text")},
         "data": json.loads((asked.data / "recipe.json").read_text()) | {"separated before": asked.separated},
         "sampling": vars(model.sampling),
