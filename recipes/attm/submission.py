@@ -6,9 +6,9 @@
 MODEL: a run's folder, or a joint one; RUN: the folder of each run that it was trained in. PROMPTS: a CSV with a column
 caption, and one of names. DATA: the data set of `ostinato curate` that it was trained on. OUT: audio/NAME.wav, 10 s at
 44.1 kHz, one generation a prompt; prompts.csv; code/; submission.json, which declares every component. A rule that is
-broken stops it before anything is generated; with --rehearsal it is written in submission.json instead. --separated: the
-collection had lost its voices before it was curated, as the challenge's own preprocessing leaves it. Interrupted, the
-same command goes on.
+broken stops it before anything is generated; with --rehearsal it is written in submission.json instead. --separated:
+the collection had lost its voices before it was curated, as the challenge's own preprocessing leaves it. Interrupted,
+the same command goes on.
 """
 
 import argparse

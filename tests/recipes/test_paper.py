@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("OSTINATO_PAPER"), reason="takes minutes: set OSTINATO_PAPER=1, as CI does"),
+]
 
 
 def run(recipe: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
@@ -25,7 +28,6 @@ def run(recipe: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(script, env=environment, capture_output=True, text=True, cwd=folder)
 
 
-@pytest.mark.skipif(not os.environ.get("OSTINATO_PAPER"), reason="takes minutes: CI sets OSTINATO_PAPER=1")
 def test_the_whole_paper_at_a_tiny_size(tmp_path):
     done = run("paper", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
