@@ -1,4 +1,4 @@
-"""recipes/paper/run.sh and recipes/attm/run.sh, --tiny: music to tables and to a submission, by the paper's own configs."""
+"""The --tiny of recipes/paper/run.sh and recipes/attm/run.sh: music to tables and a submission, by the paper's configs."""
 
 import json
 import math
@@ -16,13 +16,13 @@ pytestmark = [
 ]
 
 
-def run(recipe: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
+def run(recipe: str, folder: Path) -> subprocess.CompletedProcess:
     """A recipe's --tiny into `folder`, by the package and the Python of this test."""
     command = folder / "bin/ostinato"
     command.parent.mkdir(exist_ok=True)
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ostinato.cli "$@"\n')
     command.chmod(0o755)
-    environment = os.environ | {"PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
+    environment = os.environ | {"PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["OUT"] = str(folder / "out")
     script = [str(ROOT / f"recipes/{recipe}/run.sh"), "--tiny"]
     return subprocess.run(script, env=environment, capture_output=True, text=True, cwd=folder)
