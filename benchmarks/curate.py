@@ -10,7 +10,6 @@ products of matrices and convolutions alone.
 
 import argparse
 import io
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato.curate.clip import Clip, Track
+from ostinato.curate.duplicates import fingerprint
 from ostinato.curate.stages import STAGES, Context, Silence, Voices
 from ostinato.training.plan import GPUS
 from ostinato.utils.audio import AUDIO_SUFFIXES, read_audio, stream_audio
@@ -87,7 +87,7 @@ def measured(music: Path, tagger: str) -> dict[str, tuple[float, float]]:
         work(clips[0])
         found[name] = (rate(lambda: [work(clip) for clip in clips[:count]], SECONDS * count), flops)
 
-    found["fingerprint"] = (rate(lambda: [fingerprints(path) for path in files], lengths), 0.0)
+    found["fingerprint"] = (rate(lambda: [fingerprint(path, 120.0) for path in files], lengths), 0.0)
     found["read, cut"] = (rate(lambda: [list(stream_audio(path, RATE, SECONDS)) for path in files], lengths), 0.0)
     over_clips("silence", STAGES["silence"].make(Silence(), Context()))
     over_clips("write FLAC", lambda clip: sf.write(io.BytesIO(), clip.audio, RATE, format="FLAC"))
@@ -114,10 +114,6 @@ def separators() -> dict[str, Any]:
     except UserError as error:
         print(error)
         return made
-
-
-def fingerprints(path: Path) -> None:
-    subprocess.run(["fpcalc", "-raw", "-json", "-length", "120", str(path)], capture_output=True, check=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The --tiny of recipes/paper/run.sh and recipes/attm/run.sh: music to tables and a submission, by the paper's configs."""
+"""The --tiny of recipes/paper/run.sh and recipes/attm/run.sh: music to tables and a submission."""
 
 import json
 import math
