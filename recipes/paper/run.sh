@@ -26,7 +26,7 @@ if [ -n "$tiny" ]; then
   python "$here/tiny.py" "$out"
   music=$out/music recipe=$configs/data-free.yaml prompts=$out/prompts.csv REFERENCE=$out/reference
   listeners=(${LISTENERS:-efficientat:$out/listener.pt})
-  counts=(2 2) lengths=(2 3) pools=(2 1) blocks_12=(model.blocks=2) blocks_6=(model.blocks=1) short=(train.steps=2)
+  counts=(2 2) lengths=(1 2) pools=(2 1) blocks_12=(model.blocks=2) blocks_6=(model.blocks=1) short=(train.steps=2)
 fi
 
 evaluate() { # NAME LENGTH COUNT TARGET...
@@ -34,7 +34,8 @@ evaluate() { # NAME LENGTH COUNT TARGET...
   shift 3
   for one in "${listeners[@]}"; do listen+=(--listener "$one"); done
   ostinato evaluate "$@" --prompts "$prompts" --count "$count" --seconds "$length" "${listen[@]}" \
-    ${REFERENCE:+--reference "$REFERENCE"} ${tiny:+--replicates 4 --batch 2} --codec "$codec" --codebooks 1 --output "$out/$name"
+    ${REFERENCE:+--reference "$REFERENCE"} ${tiny:+--replicates 4 --batch 2 --metrics fd,kl} \
+    --codec "$codec" --codebooks 1 --output "$out/$name"
 }
 
 if [ -z "$plan" ]; then
