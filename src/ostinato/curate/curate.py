@@ -69,7 +69,7 @@ def curate(music: str, out: Path, recipe: Recipe, machine: Machine, progress: bo
     with only_writer(out):
         _agree(out, recipe)
         facts = _scan_all(tracks, recipe, out, machine, progress)
-        decided = decide(tracks, facts, recipe, context)
+        tracks, decided = decide(tracks, facts, recipe, context)
         todo = [t for t in tracks if t.id not in decided and not _done(out, t, recipe)]
         if todo:
             _work_all(todo, facts, recipe, out, context, machine, progress)
