@@ -7,6 +7,7 @@ from pathlib import Path
 from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError
 
+CODECS = ("dac", "encodec", "pocket", "none")
 LONGEST = 3600.0  # s of a file; a stream has no end
 
 
@@ -51,6 +52,12 @@ def check_model(name: str | None) -> None:
 def check_dtype(name: str) -> None:
     if name not in ("float32", "tf32", "bfloat16", "float16"):
         raise UserError(f"dtype {name!r} is none of float32, tf32, bfloat16, float16")
+
+
+def check_codec(name: str) -> None:
+    """A name that is neither here nor could be a hub id."""
+    if not Path(name).is_dir() and "/" not in name and name not in CODECS:
+        raise UserError(f"no codec {name!r}: give {', '.join(CODECS)}, a codec's folder or a hub id")
 
 
 def check_device(name: str) -> None:

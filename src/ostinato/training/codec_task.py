@@ -68,7 +68,7 @@ class CodecTask:
         train, held_out = store.sides(run.train.all_data)
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
-        self.data = Segments(train, round(run.clip_seconds * run.model.sample_rate))
+        self.data = Segments(train, store.fitting(round(run.clip_seconds * run.model.sample_rate)))
         self.held_out = held_out
         codec = PocketCodec(run.model).to(device)
         if run.decoder_only:

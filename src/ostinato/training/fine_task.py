@@ -63,7 +63,7 @@ class FineTask:
         train, held_out = store.sides(run.train.all_data)
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
-        K, frames = run.model.num_codebooks, max(2, round(run.clip_seconds * self.codec.frame_rate))
+        K, frames = run.model.num_codebooks, store.fitting(max(2, round(run.clip_seconds * self.codec.frame_rate)))
         self.data = CodeDataset(train, K, frames, run.text_dropout)
         self.held_out = CodeDataset(held_out, K, frames, fixed=True)
         some = (train.codes(i)[None].to(device) for i in spread(len(train), MEASURED))
