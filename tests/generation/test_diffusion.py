@@ -187,8 +187,8 @@ def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None, fir
     st.integers(0, 4),
 )
 def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead, first, before):
-    """Windows, the first a short one or not, after given frames or none, are as one window where the denoiser looks back
-    no further than the overlap, or ahead so far that all its steps together do not."""
+    """Windows, the first a short one or not, after given frames or none, are as one window where the denoiser looks
+    back no further than the overlap, or ahead so far that all its steps together do not."""
     coarse = torch.randn(1, 3, T, generator=torch.Generator().manual_seed(3))
     reach = (overlap, overlap // steps if ahead else 0)
     before, window = min(before, overlap), 2 * overlap + more

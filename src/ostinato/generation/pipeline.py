@@ -196,7 +196,7 @@ class Ostinato:
         can be steered and forked while it plays.
 
         on_frame: as in `generate`; without `seconds` the number in all is 0.
-        fine: settings of the fine stage, by default its own; `first` below `window` gives sound earlier.
+        fine: settings of the fine stage, by default its own; `streaming.early` gives sound earlier, other sound.
 
         Raises UserError as `generate` does, and for a codec that cannot decode in pieces (EnCodec).
         """

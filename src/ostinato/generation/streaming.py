@@ -8,7 +8,7 @@ is the recurrent state itself. So a take is no more than its turns, and the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ostinato.generation.pipeline import Ostinato
 
 PIECE = 10  # frames of one piece: with the pocket codec 0.2 s
+SOON = 0.4  # s of sound of the first window, see `early`
 MEMORY = 12.0  # s of music that a turn reads again
 REACH = 30.0  # s behind the newest sound at which a turn can still be
 
@@ -40,6 +41,16 @@ def decode_frames(codec: Codec, inputs: Tensor, start: int, end: int) -> Tensor:
 def check_context(codec: Codec) -> None:
     if codec.context is None:
         raise UserError(f"{codec.name} decodes whole clips only; write to a file in place of a stream")
+
+
+def early(model: Ostinato, settings: FineSampling | None = None) -> FineSampling | None:
+    """settings, by default the fine stage's own, with a first window that gives only `SOON` seconds of sound; None
+    for a model without a fine stage."""
+    if model.fine is None:
+        return None
+    settings = settings or model.fine.sampling
+    ahead = settings.overlap + (model.codec.context or 0) / model.codec.frame_rate
+    return replace(settings, first=min(settings.window, ahead + SOON))
 
 
 @dataclass(frozen=True)
