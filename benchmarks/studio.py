@@ -6,8 +6,8 @@
     python benchmarks/studio.py listeners [--listeners 50] [--kills 1]        # how many answers are lost
 
 streams: a warm server with as many places; each listener is a WebSocket that plays 20 s of music as the page does,
-which begins once 0.35 s of it are there. For one, also the page itself in Chromium: from the click to the first sample that
-its audio thread played.
+which begins once 0.35 s of it are there. For one, also the page itself in Chromium: from the click to the first sample
+that its audio thread played.
 
 rows: a frame of the language model for each stream, one after another and all in one batch; and whether the codes are
 the same.
