@@ -90,21 +90,25 @@ def lm_frames(
     elif way == "prefix":
         generation = read_into(model, state, new)
     elif way == "crossfade":
-        return crossfade(model, model.begin(new, seeds, None, codes), model.begin(old, seeds, None, codes))
+        return crossfade(model, *(read_again(model, text, codes, seeds) for text in (new, old)))
     else:
         return steered(model, WAYS[way], codes, old, new, seeds)
     generation.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return generate_frames(lm, generation)
 
 
+def read_again(model, text: list[str], codes: Tensor, seeds: list[int]):
+    return begin(model.lm, model.text(text), model.text([""]), model.sampling, seeds, codes)
+
+
 def steered(model, way: Way, codes: Tensor, old: list[str], new: list[str], seeds: list[int]) -> Iterator[Tensor]:
     rate, settings = model.codec.frame_rate, model.sampling
     read = codes[:, :, -round(way.memory * rate) :]
     pushed = replace(settings, guidance=settings.guidance * way.push)
-    text, b = model.text(new), len(new)
-    generation = begin(model.lm, text, model.text([""]), pushed, seeds, read)
+    generation, b = read_again(model, new, read, seeds), len(new)
+    generation.settings = pushed
     if way.against:  # the other branch reads the old sentence
-        rows, fed = model.begin(old, seeds, None, read).state, generation.state
+        rows, fed = read_again(model, old, read, seeds).state, generation.state
         for layer, other in zip(fed.layers, rows.layers, strict=True):
             if layer is not None:
                 layer.conv, layer.ssm = (
@@ -116,7 +120,7 @@ def steered(model, way: Way, codes: Tensor, old: list[str], new: list[str], seed
         yield frame
     if way.against:  # the same music, read by a state that has the empty sentence in the other branch
         read = torch.cat([read, torch.stack(made, -1)], -1)
-        generation = begin(model.lm, text, model.text([""]), settings, [seed + 1000 for seed in seeds], read)
+        generation = read_again(model, new, read, [seed + 1000 for seed in seeds])
         frames = generate_frames(model.lm, generation)
     generation.settings = settings
     yield from frames

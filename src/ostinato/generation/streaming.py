@@ -107,6 +107,12 @@ class Stream:
         return self.sent * self.model.codec.hop
 
     @property
+    def wait(self) -> float:
+        """s of music that are made after a turn before any of it can sound."""
+        fine = self.model.fine and (self.fine or self.model.fine.sampling)
+        return (fine.first or fine.window) if fine else (PIECE + self.context) / self.model.codec.frame_rate
+
+    @property
     def prompt(self) -> str:
         return self.turns[-1].prompt
 
