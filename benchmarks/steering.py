@@ -231,10 +231,11 @@ def main() -> None:
     rate, K = model.codec.sample_rate, model.lm.config.num_codebooks
     print(machine(), asked.model, flush=True)
     sentences = sorted({sentence for pair in PAIRS for sentence in pair})
+    clips = model.generate(sentences * FRESH, BEFORE + AFTER, seed=1000)
     fresh = {}
-    for sentence in sentences:
-        clips = model.generate([sentence] * FRESH, BEFORE + AFTER, seed=1000)
-        fresh[sentence] = np.concatenate([heard(listener, clip.audio, rate) for clip in clips])
+    for i, sentence in enumerate(sentences):
+        own = clips[i :: len(sentences)]
+        fresh[sentence] = np.concatenate([heard(listener, clip.audio, rate) for clip in own])
     between = Between(fresh)
     old, new = zip(*PAIRS * asked.rounds, strict=True)
     seeds, b = list(range(len(old))), len(old)
