@@ -200,6 +200,22 @@ def test_a_page_that_has_lost_its_server_says_so(page, engine):
     until(page, "document.querySelector('#notice').textContent.includes('not there to download')")
 
 
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_is_cut_off_on_a_phone(open_page, width):
+    page = open_page
+    page.set_viewport_size({"width": width, "height": 844})
+    page.evaluate("document.querySelector('#model').append(new Option('pocket-delay', 'x', true, true))")
+    page.click("summary")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    cut = """all => all.filter((select) => {
+      const style = getComputedStyle(select), text = document.createElement("canvas").getContext("2d");
+      text.font = style.font;
+      const room = select.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 20;
+      return [...select.options].some((option) => text.measureText(option.text).width > room);
+    }).map((select) => select.id)"""
+    assert page.locator("select:visible").evaluate_all(cut) == []  # 20 pixels are the arrow
+
+
 def test_the_page_asks_nobody_else(page, engine):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
