@@ -10,7 +10,7 @@ from small import make_model
 
 import ostinato
 from ostinato.generation.recipe import Recipe, from_tags, model_id
-from ostinato.generation.streaming import MEMORY, PIECE, REACH, early
+from ostinato.generation.streaming import HANDOVER, MEMORY, PIECE, REACH, early
 from ostinato.utils.audio import read_audio, read_tags, write_audio
 from ostinato.utils.errors import UserError
 
@@ -94,6 +94,25 @@ def test_a_turn_continues_from_the_state_itself():
             torch.testing.assert_close(logits, stepped_logits, atol=1e-4, rtol=1e-3)
         MODEL.lm.step(step.repeat(2, 1), stepped.state)
     assert logits is not None
+
+
+def test_another_sentence_hears_only_the_last_moments(monkeypatch):
+    """More of the music outweighs the sentence; the same sentence with another seed hears all that a turn reads."""
+    begin, read = type(MODEL).begin, []
+
+    def spy(self, prompts, seed=0, settings=None, continue_from=None):
+        read.append(continue_from.shape[-1])
+        return begin(self, prompts, seed, settings, continue_from)
+
+    monkeypatch.setattr(type(MODEL), "begin", spy)
+    stream = MODEL.play("a tune", 0)
+    for _ in range(6):
+        next(stream)
+    stream.reseed(1)
+    stream.steer("zzz")
+    next(stream)
+    frame = stream.turns[-1].frame
+    assert read == [0, frame, round(HANDOVER * MODEL.codec.frame_rate)] and frame > read[-1]
 
 
 def test_steering_changes_what_comes_and_nothing_before():

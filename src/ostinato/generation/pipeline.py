@@ -162,12 +162,14 @@ class Ostinato:
         on_frame: Callable[[int, int], None] | None = None,
         fine: FineSampling | None = None,
         state: str | Path | None = None,
+        memory: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The frames after `prompt_codes`, `count` of them or without end, in stretches: codes [b, K, n], and what the
-        codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time."""
+        codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time.
+        memory: how many frames of `prompt_codes`, the last, the language model reads; 0: all."""
 
         def start() -> Generation:
-            return self.begin(prompts, seed, settings, prompt_codes)
+            return self.begin(prompts, seed, settings, prompt_codes[..., -memory:])
 
         if state is None:
             frames = self.lm_frames(start(), count, on_frame)

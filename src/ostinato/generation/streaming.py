@@ -1,8 +1,10 @@
 """Music being made: a `Stream` gives its sound piece by piece, and can be steered, forked and made again.
 
 A change of course is a `Turn`: from its frame on, the music is what a generation continues that has read the turn's
-sentence and then the last `MEMORY` seconds of the music, in parallel, as `forward` reads them; of anything shorter that
-is the recurrent state itself. So a take is no more than its turns, and the same turns give the same samples.
+sentence and then the last seconds of the music, in parallel, as `forward` reads them. With the same sentence these are
+`MEMORY` seconds; of anything shorter that is the recurrent state itself. With another one they are `HANDOVER` seconds:
+of more, the language model goes on with the music and hardly follows the sentence (benchmarks/steering.py). So a take
+is no more than its turns, and the same turns give the same samples.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 PIECE = 10  # frames of one piece: with the pocket codec 0.2 s
 SOON = 0.4  # s of sound of the first window, see `early`
 MEMORY = 12.0  # s of music that a turn reads again
+HANDOVER = 0.3  # s of music that the language model reads again under another sentence
 REACH = 30.0  # s behind the newest sound at which a turn can still be
 
 
@@ -175,7 +178,12 @@ class Stream:
         self.stretches: Iterator[tuple[Tensor, Tensor]] = iter(())
         if count or not self.end:
             told = self.told(turn.frame) if self.on_frame else None
-            self.stretches = self.model.stretches([turn.prompt], turn.seed, self.settings, read, count, told, self.fine)
+            earlier = [each for each in self.turns if each.frame < turn.frame]
+            other = bool(earlier) and earlier[-1].prompt != turn.prompt
+            recent = max(1, round(HANDOVER * codec.frame_rate)) if other else 0
+            self.stretches = self.model.stretches(
+                [turn.prompt], turn.seed, self.settings, read, count, told, self.fine, memory=recent
+            )
         if self.turns:  # not of the first: what one continues from is heard, too
             self.sent = min(self.sent, max(0, turn.frame - self.context))
         self.over = False
