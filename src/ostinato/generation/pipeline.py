@@ -163,12 +163,14 @@ class Ostinato:
         on_frame: Callable[[int, int], None] | None = None,
         fine: FineSampling | None = None,
         state: str | Path | None = None,
+        memory: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The frames after `prompt_codes`, `count` of them or without end, in stretches: codes [b, K, n], and what the
-        codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time."""
+        codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time.
+        memory: how many frames of `prompt_codes`, the last, the language model reads; 0: all."""
 
         def start() -> Generation:
-            return self.begin(prompts, seed, settings, prompt_codes)
+            return self.begin(prompts, seed, settings, prompt_codes[..., -memory:])
 
         if state is None:
             frames = self.lm_frames(start(), count, on_frame)
@@ -239,7 +241,7 @@ class Ostinato:
         can be steered and forked while it plays.
 
         on_frame: as in `generate`; without `seconds` the number in all is 0.
-        fine: settings of the fine stage, by default its own; `first` below `window` gives sound earlier.
+        fine: settings of the fine stage, by default its own; `streaming.early` gives sound earlier, other sound.
 
         Raises UserError as `generate` does, and for a codec that cannot decode in pieces (EnCodec).
         """
