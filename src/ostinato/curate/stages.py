@@ -18,6 +18,7 @@ import numpy as np
 
 from ostinato.curate.clip import Clip, Drop, Track
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 SILENCE_WINDOW = 0.05  # s
 # "no vocals", "without any singing": a denial, which says that there is no voice.
@@ -174,7 +175,7 @@ def licence(options: Licence, context: Context) -> Callable[[Track], Track | Dro
 def read_list(path: str) -> set[str]:
     """The ids an exclusion list names. Raises UserError for a file that cannot be read or names none."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the exclusion list {path} ({error}): check the name") from error
     if path.lower().endswith(".csv"):
