@@ -8,8 +8,8 @@
     work        one track through the stages; pool, ray_run: many of them, in processes or through Ray Data
     dataset     the result: FLAC or Opus, Parquet, captions.jsonl for `ostinato prepare`, a data card
     report      the funnel, beside the paper's; card: the data card
-    clip        a clip and a drop; duplicates, separate, voices, captioners, lp_musiccaps, merge, endpoint: stages that
-                need a network or a model of their own; jamendo: MTG-Jamendo's tables
+    clip        a clip and a drop; caption_files, duplicates, separate (spleeter), voices, captioners, lp_musiccaps,
+                merge, endpoint: stages that need files, a network or a model; jamendo: MTG-Jamendo's tables
 
 A stage is a function that takes its options and gives a function from a clip to a clip, or to a `Drop`.
 """

@@ -233,7 +233,7 @@ def dataset_tracks(spec: str) -> list[Track]:
     tracks = []
     for i in range(len(rows)):
         row = plain[i]
-        text = {key: str(row.get(key) or "") for key in ("title", "artist", "source")}
+        text: dict[str, Any] = {key: str(row.get(key) or "") for key in ("title", "artist", "source")}
         captions = row.get("captions") or row.get("caption") or row.get("text") or ()
         captions = (captions,) if isinstance(captions, str) else tuple(map(str, captions))
         number = str(row.get("track_id") or row.get("id") or "")
