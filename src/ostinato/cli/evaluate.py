@@ -25,7 +25,13 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="A folder of real audio; clips of one file name are pairs.")
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Some of fd, kl, clap, fad, kad, tags, vendi, cosine.")] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Some of fd, fad, kad (distance to the reference), kl, tags (agreement of tags), clap (fit to the text), "
+            "vendi, cosine (variety of the clips)."
+        ),
+    ] = "",
     listener: Annotated[
         list[str] | None,
         typer.Option(help="openl3, passt, vggish, clap (all, by default); offline: efficientat:FILE, jamendo:FILE."),
@@ -48,6 +54,10 @@ def evaluate(
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference; see --help")
     check_seconds(seconds)
     check_device(device)
+    cut = numbers(codebooks, "--codebooks")
+    for option, value in {"--count": count, "--batch": batch, "--replicates": replicates}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{option.strip('-')} must be 1 or more, got {value}")
     from ostinato.evaluation.evaluate import Settings
     from ostinato.evaluation.evaluate import evaluate as run_evaluation
     from ostinato.evaluation.prompts import load_prompts
@@ -61,7 +71,7 @@ def evaluate(
         batch=batch,
         replicates=replicates,
         codec=codec,
-        codebooks=numbers(codebooks, "--codebooks"),
+        codebooks=cut,
         drift=drift,
         store=store,
         device=pick_device(device),
