@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Text to music with state-space models.",
 )
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError: of click, or of the copy of it that newer typer has
 MODELS = "A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
 Model = Annotated[str | None, typer.Option(help=MODELS)]

@@ -69,7 +69,7 @@ def curate(music: str, out: Path, recipe: Recipe, machine: Machine, progress: bo
     with only_writer(out):
         _agree(out, recipe)
         facts = _scan_all(tracks, recipe, out, machine, progress)
-        decided = decide(tracks, facts, recipe, context)
+        tracks, decided = decide(tracks, facts, recipe, context)
         todo = [t for t in tracks if t.id not in decided and not _done(out, t, recipe)]
         if todo:
             _work_all(todo, facts, recipe, out, context, machine, progress)
@@ -202,10 +202,10 @@ def _scan_one(track: Track) -> Facts:
 
 
 def _start_work(recipe: Recipe, out: Path, context: Context) -> None:
-    one_thread()
     _here["worker"] = make_worker(recipe, out, context)
 
 
 def _work_one(pair: tuple[Track, Facts]) -> float:
     worker: Worker = _here["worker"]
-    return float(worker.do(*pair))
+    with one_thread():
+        return float(worker.do(*pair))
