@@ -28,8 +28,8 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help="Some of fd, fad, kad (distance to the reference), kl, tags (agreement of tags), clap (fit to the text), "
-            "vendi, cosine (variety of the clips)."
+            help="Some of fd, fad, kad (distance to the reference), kl, tags (tags of pairs), clap (fit to the sentence), "
+            "vendi, cosine (variety)."
         ),
     ] = "",
     listener: Annotated[
