@@ -28,7 +28,7 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help="Some of fd, fad, kad (distance to the reference), kl, tags (tags of pairs), clap (fit to the sentence), "
+            help="Some of fd, fad, kad (distance to the reference), kl, tags (of pairs), clap (fit to the sentence), "
             "vendi, cosine (variety)."
         ),
     ] = "",
