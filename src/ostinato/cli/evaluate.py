@@ -25,7 +25,13 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="A folder of real audio; clips of one file name are pairs.")
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Some of fd, kl, clap, fad, kad, tags, vendi, cosine.")] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Some of fd, fad, kad (distance to the reference), kl, tags (of pairs), clap (fit to the sentence), "
+            "vendi, cosine (variety)."
+        ),
+    ] = "",
     listener: Annotated[
         list[str] | None,
         typer.Option(help="openl3, passt, vggish, clap (all, by default); offline: efficientat:FILE, jamendo:FILE."),
@@ -50,6 +56,10 @@ def evaluate(
     check_seconds(seconds)
     check_device(device)
     check_dtype(dtype)
+    cut = numbers(codebooks, "--codebooks")
+    for option, value in {"--count": count, "--batch": batch, "--replicates": replicates}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{option.strip('-')} must be 1 or more, got {value}")
     from ostinato.evaluation.evaluate import Settings
     from ostinato.evaluation.evaluate import evaluate as run_evaluation
     from ostinato.evaluation.prompts import load_prompts
@@ -63,7 +73,7 @@ def evaluate(
         batch=batch,
         replicates=replicates,
         codec=codec,
-        codebooks=numbers(codebooks, "--codebooks"),
+        codebooks=cut,
         drift=drift,
         store=store,
         device=pick_device(device),
