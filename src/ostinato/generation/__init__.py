@@ -4,7 +4,7 @@
     sampling     the loop that generates frame after frame, with a state that can be saved and forked; settings: its own
     guidance     classifier-free guidance: a branch with the text beside one without
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
-    diffusion    v-prediction: losses and samplers
+    diffusion    v-prediction: losses and the loop of a sampler; schedule: its steps, as plain numbers
     streaming    `Stream`: music as it is made, in pieces (how a stream is cut), which can be steered and forked
     recipe       what a take was made from, as a file's tags hold it
     folders      what a model folder holds, how a name finds it; info: the same for people; join: two stages as one
@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "pipeline": ["Clip", "Ostinato", "load"],
         "sampling": ["Generation", "Sampling", "generate_frames"],
-        "diffusion": ["FineSampling"],
+        "settings": ["FineSampling"],
         "folders": ["resolve"],
         "info": ["describe"],
     },

@@ -14,14 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.codecs.base import Codec, sound_id
-from ostinato.generation.diffusion import (
-    Denoiser,
-    FineSampling,
-    check_temperature,
-    code_velocity,
-    guided,
-    noises,
-)
+from ostinato.generation.diffusion import Denoiser, code_velocity, guided
+from ostinato.generation.schedule import noises
+from ostinato.generation.settings import FineSampling, check_temperature
 from ostinato.generation.windows import Windows
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import TextEncoder

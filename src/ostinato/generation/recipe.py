@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import ostinato
-from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import identity
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.sampling import Sampling
+from ostinato.generation.settings import FineSampling
 from ostinato.generation.streaming import Stream, Turn
 from ostinato.utils.errors import UserError
 from ostinato.utils.schema import build
