@@ -10,8 +10,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
 from ostinato.codecs.load import SHORT_NAMES
@@ -79,6 +77,9 @@ def resolve(name: str | Path | None) -> Path:
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
         raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(str(name)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
