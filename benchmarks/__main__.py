@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))  # as where each benchmark runs by itself
 
-from machine import machine  # noqa: E402
+from machine import machine
 
 HERE = Path(__file__).parent
 TABLE = HERE / "table.md"
@@ -35,7 +35,9 @@ class Run(NamedTuple):
 
 
 RUNS = {
-    "startup": Run("startup.py", "--rounds 1", ("model",), {"first sound": ("s", 1), "end": ("s", 1), "ratio": ("x", 1)}),
+    "startup": Run(
+        "startup.py", "--rounds 1", ("model",), {"first sound": ("s", 1), "end": ("s", 1), "ratio": ("x", 1)}
+    ),
     "frame": Run("frame.py", "--frames 100", ("model",), {"frame": ("ms", 1), "step": ("ms", 1), "ratio": ("x", 1)}),
     "music": Run(
         "pocket.py", "--rounds 1 --seconds 5 --rows pocket;pocket-delay", ("model",),
