@@ -86,7 +86,7 @@ def kernels_of_mamba_ssm() -> None:
         y = mamba_chunk_scan_combined(x, dt, A, B.unsqueeze(2), C.unsqueeze(2), 256)
         return y, state
 
-    ostinato.models.mamba.ssd = ssd
+    ostinato.models.mamba.ssd = ssd  # which layers take when they are made
 
 
 def config_of(job: dict) -> LMConfig:

@@ -53,6 +53,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(self.h))
         self.norm = GatedNorm(self.inner)
         self.out_proj = Linear(self.inner, width, bias=False)
+        self.ssd = ssd  # training may put another backend in its place
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -87,7 +88,7 @@ class Mamba2(nn.Module):
         xBC = F.silu(sum(taps, self.conv1d.bias.to(window.dtype)))  # type: ignore[union-attr]
         x, B, C = xBC.split([self.inner, self.n, self.n], -1)
         x = x.unflatten(-1, (self.h, self.p))
-        y, ssm = ssd(x, dt, -self.A_log.exp(), B, C, before.ssm, self.chunk)
+        y, ssm = self.ssd(x, dt, -self.A_log.exp(), B, C, before.ssm, self.chunk)
         if state is not None:
             state.conv, state.ssm = self.last_inputs(window, mask), ssm
         y = y + x * self.D.to(x.dtype).unsqueeze(-1)
