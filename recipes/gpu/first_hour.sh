@@ -32,22 +32,24 @@ if [ -n "$tiny" ]; then
   ssd=(--frames 40 --batch 1 --heads 2 --state 8 --head-width 8 --check 40 --rounds 1 --dtype float32 --ways eager)
   train=(--size small --batch 1 --seconds 1 --rounds 1 --models prefix-simba)
   plan=(configs/lm-pocket.yaml) batches=(--size small --batches 1,2 --seconds 0.1 --models prefix-simba)
-  pocket=(--set train.steps=1 --set train.batch=1 --set model.blocks=1 --set model.width=64 --set prompts=[])
+  # the tests' own store, of two clips and a codec of 3 codebooks
+  pocket=(--set train.steps=1 --set train.batch=1 --set model.blocks=1 --set model.width=64 --set "prompts=[]"
+    --set model.num_codebooks=3 --set model.codebook_size=32 --set clip_seconds=2)
   first=prefix-simba
 else
   ssd=() train=() plan=(configs/prefix-simba.yaml) batches=() pocket=(--set train.steps=100000) first=
 fi
 
 step machine 60 python recipes/gpu/card.py
-step tests 600 pytest -m cuda -q -p no:cacheprovider
+step tests 600 pytest -m cuda -q $(grep -rl mark.cuda tests --include="*.py")
 step ssd 420 python benchmarks/ssd.py "${ssd[@]}" --json "$out/ssd.json"
-step plan 120 ostinato train "${plan[@]}" ${store:+--data "$store"} --plan
+step plan 120 python -m ostinato.cli train "${plan[@]}" ${store:+--data "$store"} --plan
 for model in ${first:-prefix-simba cross-transformer prefix-mamba cross-simba}; do
   step "train-$model" 240 python benchmarks/train.py "${train[@]}" --models "$model" --json "$out/train-$model.json"
 done
 step batches 600 python benchmarks/batches.py "${batches[@]}" --json "$out/batches.json"
 if [ -n "$store" ]; then
-  step pocket "$hour" ostinato train configs/lm-pocket.yaml --data "$store" --output "$out/pocket" "${pocket[@]}"
+  step pocket "$hour" python -m ostinato.cli train configs/lm-pocket.yaml --data "$store" --output "$out/pocket" "${pocket[@]}"
 fi
 python recipes/gpu/report.py "$out"
 cat "$out/results.md"
