@@ -8,7 +8,7 @@ LINES = 12  # of a log, its last
 
 
 def steps(folder: Path) -> list[dict]:
-    """Of each step in the order they ended: name, exit code (124: its time was up), seconds, figures, its last lines."""
+    """Of each step in the order they ended: name, exit code (124: its time was up), seconds, figures, last lines."""
     found = []
     for end in sorted(folder.glob("*.end"), key=lambda path: path.stat().st_mtime):
         code, seconds = map(int, end.read_text().split())

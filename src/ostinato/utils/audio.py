@@ -4,10 +4,13 @@ Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's
 `AUDIO_SUFFIXES` lists; m4a/aac and wma are not among them and want converting first.
 """
 
+import base64
+import io
 import json
 import os
 import shutil
 import struct
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -194,9 +197,11 @@ def write_error(path: Path, error: Exception) -> UserError:
 
 
 def read_tail(path: str | os.PathLike, sample_rate: int, seconds: float) -> Tensor:
-    """The last `seconds` of a file, or all of a shorter one; otherwise as `read_audio`."""
+    """The last `seconds` of a file, with a warning that says so, or all of a shorter one; otherwise as `read_audio`."""
     with _open(Path(path)) as file:
         length = file.frames / file.samplerate
+    if length > seconds:
+        warnings.warn(f"of the {length:.0f} s of {path}, the last {seconds:g} s are read", stacklevel=2)
     return read_audio(path, sample_rate, max(0.0, length - seconds))
 
 
@@ -212,6 +217,13 @@ def wav_header(sample_rate: int) -> bytes:
     endless = 2**32 - 1
     header = struct.pack("<4sI4s4sIHHII", b"RIFF", endless, b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate)
     return header + struct.pack("<HH4sI", 2, 16, b"data", endless)
+
+
+def data_url(audio: Tensor, sample_rate: int) -> str:
+    """audio [1, samples] in [-1, 1] as a 16-bit WAV in an address, for a web page."""
+    file = io.BytesIO()
+    sf.write(file, np.frombuffer(pcm16(audio), "<i2"), sample_rate, "PCM_16", format="WAV")
+    return f"data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> None:
