@@ -7,20 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ostinato.generation.diffusion import (
-    SAMPLERS,
-    FineSampling,
-    code_loss,
-    code_velocity,
-    denoise,
-    guided,
-    make_scheduler,
-    noised,
-    noises,
-    times,
-    v_loss,
-    velocity,
-)
+from ostinato.generation.diffusion import code_loss, code_velocity, denoise, guided, noised, v_loss, velocity
+from ostinato.generation.schedule import GRID, LEAST, SAMPLERS, noises, schedule
+from ostinato.generation.settings import FineSampling
 from ostinato.generation.windows import Windows, joins
 from ostinato.utils.errors import UserError
 
@@ -86,10 +75,10 @@ def test_codes_tell_v_by_bayes(time):
 
 def test_ddpm_is_that_of_ho_et_al():
     """A step by the posterior of arXiv 2006.11239, equations 6 and 7, with its smaller variance."""
-    scheduler, steps = make_scheduler("ddpm", 10), 10
+    steps = 10
     noise = torch.randn(1 + steps, 1, 2, 3, generator=torch.Generator().manual_seed(1))
     path = denoise(exact, noise, "ddpm", steps)
-    at = [*times(scheduler).tolist(), 0.0]
+    at = [*(step.time for step in schedule("ddpm", steps)), 0.0]
     for i in range(1, steps - 1):  # the first has no signal, the last no noise
         a, b = (math.cos(t * math.pi / 2) ** 2 for t in (at[i], at[i + 1]))
         v, beta = exact(path[i], torch.tensor(at[i])), 1 - a / b
@@ -102,8 +91,40 @@ def test_ddpm_is_that_of_ho_et_al():
 @settings(max_examples=20)
 @given(st.sampled_from(SAMPLERS), st.integers(1, 40))
 def test_schedules_begin_in_noise_and_fall(sampler, steps):
-    found = times(make_scheduler(sampler, steps))
+    found = torch.tensor([step.time for step in schedule(sampler, steps)])
     assert len(found) == steps and found[0] > 0.999 and (found.diff() < 0).all() and found[-1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2, 3, 16, 100])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_are_those_of_diffusers(sampler, steps):
+    """The same latents at every step from diffusers' schedulers, which compute in float32."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    options = {
+        "num_train_timesteps": steps * math.ceil(GRID / steps),
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    if sampler == "dpm++":
+        theirs = DPMSolverMultistepScheduler(**options, algorithm_type="dpmsolver++", solver_order=2)
+    else:
+        theirs = DDIMScheduler(**options, clip_sample=False)
+        # At a first step of no signal at all, DDIM takes the root of a 0 that rounding makes negative.
+        theirs.alphas_cumprod = theirs.alphas_cumprod.double().clamp(min=LEAST**2)
+    theirs.set_timesteps(steps)
+    noise = torch.randn(noises(sampler, steps), 1, 2, 50, generator=torch.Generator().manual_seed(2))
+    path = denoise(exact, noise, sampler, steps)
+    x = noise[0]
+    for i, at in enumerate(theirs.timesteps):
+        torch.testing.assert_close(path[i], x, atol=2e-5, rtol=0)
+        time = theirs.alphas_cumprod[at].sqrt().clamp(0, 1).acos() * (2 / math.pi)
+        more = {"eta": 1.0, "variance_noise": noise[1 + i]} if sampler == "ddpm" else {}
+        x = theirs.step(exact(x, time), at, x, **more).prev_sample
+    torch.testing.assert_close(path[-1], x.float(), atol=2e-5, rtol=0)
 
 
 @settings(max_examples=20)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from runs import CAPTIONS, FLAT, assert_same_checkpoint, lm_run, log_of
 from tiny import POCKET, make_codec, make_text
 
-from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import FineStage, Scale, code_table, load_fine, measure_scale, quantize
+from ostinato.generation.settings import FineSampling
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import load_text_encoder
 from ostinato.training.config import FineRun, Optimisation, load_run

@@ -151,6 +151,26 @@ def test_tokenizer_that_closes_nothing(tmp_path):
     check_alone_and_together(T5(tmp_path), ["", "slow piano", "   "])
 
 
+def test_minilm_is_transformers_own(minilm):
+    from transformers import AutoTokenizer, BertModel
+
+    texts = [
+        "",
+        "slow piano in the rain",
+        "Fast drums, and a bass!",
+        "žluťoučký kůň 🎹 日本 naïve",
+        "a long night " * 90,
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    batch = tokenizer(texts, truncation=True, max_length=256, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = BertModel.from_pretrained(minilm_folder()).eval()(**batch).last_hidden_state
+    with pytest.warns(UserWarning, match="cut to the 256"):
+        states, mask = minilm(texts)
+    assert torch.equal(mask, batch.attention_mask.bool())
+    assert torch.allclose(states[mask], expected[mask], atol=2e-6)
+
+
 def test_minilm_pooled_is_sentence_transformers(minilm):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     texts = ["", "slow piano in the rain", "Fast drums, and a bass!", "a long night " * 90]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import huggingface_hub
 import torch
 from torch import nn
 
@@ -22,6 +21,8 @@ SHORT_NAMES = {
 def hub_folder(source: str) -> Path:
     """The cached folder of a hub id that holds config.json and model.safetensors, fetched where need be. Errors:
     `fetch`."""
+    import huggingface_hub
+
     # One by one: `model_type` leaves a snapshot of config.json alone, which snapshot_download takes for the whole. The
     # weights first: their fetch may move the cache to a newer revision, whose config then is fetched, too.
     names = ("model.safetensors", "config.json")

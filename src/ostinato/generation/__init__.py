@@ -2,9 +2,10 @@
 
     pipeline     `Ostinato`: text encoder, language model, fine stage and codec held together; `load` loads it all
     sampling     the loop that generates frame after frame, with a state that can be saved and forked; settings: its own
+    cuda_graph   a step of the loop as a CUDA graph
     guidance     classifier-free guidance: a branch with the text beside one without
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
-    diffusion    v-prediction: losses and samplers
+    diffusion    v-prediction: losses and the loop of a sampler; schedule: its steps, as plain numbers
     streaming    `Stream`: music as it is made, in pieces (how a stream is cut), which can be steered and forked
     precision    number types to generate in: float32, TF32, bfloat16, float16
     keeping      a generation kept in a file while it is made, so that it can be gone on with
@@ -21,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "pipeline": ["Clip", "Ostinato", "load"],
         "sampling": ["Generation", "Sampling", "generate_frames"],
-        "diffusion": ["FineSampling"],
+        "settings": ["FineSampling"],
         "folders": ["resolve"],
         "info": ["describe"],
     },

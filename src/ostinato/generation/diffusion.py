@@ -7,60 +7,15 @@ schedule, any schedule and any number of steps fits a trained denoiser. Latents 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ostinato.generation.guidance import both_branches, guide
-from ostinato.utils.errors import UserError, nearest
+from ostinato.generation.schedule import schedule
 
-SAMPLERS = ("ddpm", "ddim", "dpm++")
-GRID = 1000  # steps at least of the schedule that samplers take theirs from
 Denoiser = Callable[..., Tensor]  # (noisy, coarse, time, text, text_mask) -> v, as in `denoisers`
 Velocity = Callable[[Tensor, Tensor], Tensor]  # noisy [b, F, T], time [] -> v [b, F, T]
-
-
-@dataclass(frozen=True)
-class FineSampling:
-    """How the fine stage samples. The paper's: ddpm, 100 steps, guidance 3 (section IV-A); guidance 1: none.
-
-    Clips are sampled in windows of `window` seconds, which overlap by `overlap` seconds on either side: a window's own
-    sound depends on that much before it and that much after it.
-
-    Codes are always the latents quantized to the codebooks. The codec decodes these codes, or, unless `snapped`, the
-    latents as they were sampled, which after few steps are the mean of what may be.
-    """
-
-    sampler: str = "dpm++"
-    steps: int = 16
-    guidance: float = 3.0
-    window: float = 6.0  # s
-    overlap: float = 1.0  # s
-    first: float = 0.0  # s of the first window, each next one half as long again up to `window`; 0: `window`
-    temperature: float = 1.0  # of the denoiser's odds, where it predicts codes: below 1 the likely ones are likelier
-    snapped: bool = True  # decode the quantized codes; False: the latents before
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"unknown sampler {self.sampler!r}; {nearest(self.sampler, list(SAMPLERS))}")
-        if not 1 <= self.steps <= GRID:
-            raise UserError(f"steps of the fine stage must be from 1 to {GRID}, got {self.steps}")
-        if not math.isfinite(self.guidance):
-            raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"temperature must be above 0, got {self.temperature:g}")
-        if self.first and not self.overlap < self.first <= self.window:
-            raise UserError(f"a first window of {self.first:g} s must be longer than the overlap, {self.overlap:g} s")
-        if not 0 <= 2 * self.overlap < self.window < math.inf:
-            raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
-
-
-def check_temperature(prediction_type: str, temperature: float) -> None:
-    """Raise UserError for a temperature that a denoiser of prediction type `prediction_type` has no odds for."""
-    if prediction_type == "v" and temperature != 1:
-        raise UserError(f"a denoiser that predicts v has no odds for a temperature of {temperature:g}: set it to 1")
 
 
 def angle_of(time: Tensor, ndim: int) -> Tensor:
@@ -133,53 +88,23 @@ def guided(
     return of
 
 
-def make_scheduler(sampler: str, steps: int) -> Any:
-    """A scheduler of diffusers, whose `times` say the noise of its steps; cosine schedule (arXiv 2102.09672) that ends
-    in noise alone (arXiv 2305.08891).
-
-    DDPM is DDIM with eta = 1 (arXiv 2010.02502, section 4.1), which takes its noise from outside.
-    """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler  # seconds to import
-
-    options: dict[str, Any] = {
-        "num_train_timesteps": steps * math.ceil(GRID / steps),  # a multiple: else DDIM's strides miss its steps
-        "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "timestep_spacing": "trailing",
-    }
-    if sampler == "dpm++":
-        scheduler: Any = DPMSolverMultistepScheduler(**options, algorithm_type="dpmsolver++", solver_order=2)
-    else:
-        scheduler = DDIMScheduler(**options, clip_sample=False)
-        # In float32, and at a first step of no signal at all, DDIM takes the root of a 0 that rounding makes negative.
-        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double().clamp(min=1e-8)
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def times(scheduler: Any) -> Tensor:
-    """Time of each step [steps], float32, falling."""
-    return scheduler.alphas_cumprod[scheduler.timesteps].sqrt().clamp(0, 1).acos().float() * (2 / math.pi)
-
-
-def noises(sampler: str, steps: int) -> int:
-    """Noise samples a latent needs: one to begin with, for DDPM one more at each step."""
-    return 1 + steps if sampler == "ddpm" else 1
-
-
 @torch.no_grad()
 def denoise(v: Velocity, noise: Tensor, sampler: str, steps: int, known: Tensor | None = None) -> Tensor:
     """noise [`noises`, b, F, T] -> the latents before each step and after the last, [steps + 1, b, F, T].
 
     known [steps + 1, b, F, C]: of the first C frames, as another window had them; they are kept as they are.
     """
-    scheduler = make_scheduler(sampler, steps)
-    x, path = noise[0], []
-    for i, (step, time) in enumerate(zip(scheduler.timesteps, times(scheduler), strict=True)):
-        path.append(beside(known, i, x))
-        more = {"eta": 1.0, "variance_noise": noise[1 + i]} if sampler == "ddpm" else {}
-        x = scheduler.step(v(path[-1], time.to(x.device)), step, path[-1], **more).prev_sample
+    x, path, before = noise[0], [], torch.zeros_like(noise[0])
+    for i, step in enumerate(schedule(sampler, steps)):
+        x = beside(known, i, x)
+        path.append(x)
+        clean = step.alpha * x - step.sigma * v(x, x.new_full((), step.time)).to(x.dtype)
+        x = step.keep * x + step.take * clean
+        if step.before:
+            x = x + step.before * before
+        if step.fresh:
+            x = x + step.fresh * noise[1 + i]
+        before = clean
     return torch.stack([*path, beside(known, steps, x)])
 
 
@@ -191,5 +116,5 @@ def beside(known: Tensor | None, step: int, x: Tensor) -> Tensor:
 def known_path(clean: Tensor, noise: Tensor, sampler: str, steps: int) -> Tensor:
     """Of frames whose clean latents [b, F, C] are given: what `denoise` would have passed through, from noise
     [b, F, C], [steps + 1, b, F, C]."""
-    at = [*times(make_scheduler(sampler, steps)).to(clean.device), torch.zeros((), device=clean.device)]
-    return torch.stack([noised(clean, noise, time.expand(len(clean))) for time in at])
+    at = [*(step.time for step in schedule(sampler, steps)), 0.0]
+    return torch.stack([noised(clean, noise, clean.new_full((len(clean),), time)) for time in at])

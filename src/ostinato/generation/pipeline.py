@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ostinato.codecs.base import Codec, fingerprint, sound
 from ostinato.codecs.load import load_codec
-from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import FineStage, load_fine, save_fine
 from ostinato.generation.folders import INSIDE, TWO_STAGE, check_fit, load_lm, parts, resolve, save_lm, within
 from ostinato.generation.keeping import kept_frames
 from ostinato.generation.precision import cast, pick_dtype
 from ostinato.generation.sampling import Generation, Sampling, begin, generate_frames
+from ostinato.generation.settings import FineSampling
 from ostinato.generation.streaming import Stream
 from ostinato.models.lm import MusicLM
 from ostinato.models.text_encoder import TextEncoder, load_text_encoder

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import ostinato
-from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import identity
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.precision import told
 from ostinato.generation.sampling import Sampling
+from ostinato.generation.settings import FineSampling
 from ostinato.generation.streaming import Stream, Turn
 from ostinato.utils.errors import UserError
 from ostinato.utils.schema import build

@@ -1,9 +1,10 @@
-"""The settings of sampling. Nothing here needs torch, so that a value that cannot be is refused at once."""
+"""The settings of sampling, of both stages. Nothing here needs torch: a value that cannot be is refused at once."""
 
 import math
 from dataclasses import dataclass
 
-from ostinato.utils.errors import UserError
+from ostinato.generation.schedule import GRID, SAMPLERS
+from ostinato.utils.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,44 @@ class Sampling:
             raise UserError(f"top-p must be above 0 and at most 1, got {self.top_p}")
         if self.negative and self.guidance == 1:
             raise UserError("guidance 1 is no guidance, so nothing leads away from the negative text: leave out one")
+
+
+@dataclass(frozen=True)
+class FineSampling:
+    """How the fine stage samples. The paper's: ddpm, 100 steps, guidance 3 (section IV-A); guidance 1: none.
+
+    Clips are sampled in windows of `window` seconds, which overlap by `overlap` seconds on either side: a window's own
+    sound depends on that much before it and that much after it.
+
+    Codes are always the latents quantized to the codebooks. The codec decodes these codes, or, unless `snapped`, the
+    latents as they were sampled, which after few steps are the mean of what may be.
+    """
+
+    sampler: str = "dpm++"
+    steps: int = 16
+    guidance: float = 3.0
+    window: float = 6.0  # s
+    overlap: float = 1.0  # s
+    first: float = 0.0  # s of the first window, each next one half as long again up to `window`; 0: `window`
+    temperature: float = 1.0  # of the denoiser's odds, where it predicts codes: below 1 the likely ones are likelier
+    snapped: bool = True  # decode the quantized codes; False: the latents before
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"unknown sampler {self.sampler!r}; {nearest(self.sampler, list(SAMPLERS))}")
+        if not 1 <= self.steps <= GRID:
+            raise UserError(f"steps of the fine stage must be from 1 to {GRID}, got {self.steps}")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature must be above 0, got {self.temperature:g}")
+        if self.first and not self.overlap < self.first <= self.window:
+            raise UserError(f"a first window of {self.first:g} s must be longer than the overlap, {self.overlap:g} s")
+        if not 0 <= 2 * self.overlap < self.window < math.inf:
+            raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
+
+
+def check_temperature(prediction_type: str, temperature: float) -> None:
+    """Raise UserError for a temperature that a denoiser of prediction type `prediction_type` has no odds for."""
+    if prediction_type == "v" and temperature != 1:
+        raise UserError(f"a denoiser that predicts v has no odds for a temperature of {temperature:g}: set it to 1")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ostinato.codecs.base import Codec, sound
-from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.sampling import Sampling
+from ostinato.generation.settings import FineSampling
 from ostinato.utils.errors import UserError
 
 if TYPE_CHECKING:

