@@ -1,4 +1,4 @@
-"""The same model for other runtimes: `ostinato export MODEL OUT` writes ONNX, which plays without PyTorch, and in a browser.
+"""The same model for other runtimes: `ostinato export MODEL OUT` writes ONNX, for ONNX Runtime and for browsers.
 
     graphs   what is exported, as modules that tracing can follow: text, reading, step, denoising, sound
     trace    a module becomes a file in ONNX

@@ -196,13 +196,10 @@ class DecodeCodes(nn.Module):
 
     def __init__(self, codec: Codec):
         super().__init__()
-        self.codec: Any = codec
+        self.codec: Any = PocketSound(codec) if isinstance(codec, PocketCodec) else codec
 
     def forward(self, codes: Tensor) -> Tensor:
-        if not isinstance(self.codec, PocketCodec):
-            return self.codec.decode(codes)[:, 0]
-        quantiser = self.codec.quantiser
-        return pocket_sound(self.codec, quantiser.decode(quantiser.latents(codes)))
+        return self.codec.decode(codes)[:, 0]
 
 
 class DecodeLatents(nn.Module):
@@ -211,7 +208,7 @@ class DecodeLatents(nn.Module):
 
     def __init__(self, stage: FineStage):
         super().__init__()
-        self.codec: Any = stage.codec
+        self.codec: Any = PocketSound(stage.codec) if isinstance(stage.codec, PocketCodec) else stage.codec
         self.scale, self.first, self.snapped = stage.scale, stage.sizes.coarse, stage.sampling.snapped
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,21 +216,42 @@ class DecodeLatents(nn.Module):
         latents = torch.cat([codec.codes_to_latents(coarse), self.scale.undo(fine, self.first)], 1)
         codes = torch.cat([coarse, codec.latents_to_codes(latents)[:, 1:]], 1)
         heard = codec.codes_to_latents(codes) if self.snapped else latents
-        if isinstance(codec, PocketCodec):
-            return pocket_sound(codec, codec.quantiser.decode(heard)), codes
         return codec.decode_latents(heard)[:, 0], codes
 
 
-def pocket_sound(codec: PocketCodec, latent: Tensor) -> Tensor:
-    """`PocketCodec.decode_latent` with the inverse Fourier transform as a product with its matrix, for runtimes that
-    have none: latent [1, n, d] -> [1, n * hop]. The matrix is made where the graph is loaded and fills no file."""
-    log_magnitude, phase = codec.synthesise(codec.decoder(latent)).chunk(2, -1)
-    magnitude = log_magnitude.clamp(max=6.0).exp()
-    N = codec.config.window
-    bins = torch.arange(N // 2 + 1)
-    turns = (bins[:, None] * torch.arange(N)[None]) % N  # whole numbers: angles of a large product would be inexact
-    angle = turns.float() * (2 * math.pi / N)
-    twice = torch.where((bins == 0) | (bins == N // 2), 1.0, 2.0)[:, None] / N  # bins beyond the middle are these again
-    frames = (magnitude * phase.cos()) @ (angle.cos() * twice) - (magnitude * phase.sin()) @ (angle.sin() * twice)
-    ones = (codec.window * codec.window).expand(1, latent.shape[1], -1)
-    return overlap_add(frames * codec.window, codec.hop) / overlap_add(ones, codec.hop)
+class PocketSound(nn.Module):
+    """`PocketCodec`, its way back only, with the inverse Fourier transform as a product with its matrix, for runtimes
+    that have no transform. The matrix is made of two rows of numbers where the graph is loaded, and fills no file."""
+
+    window: Tensor
+    bins: Tensor
+    samples: Tensor
+
+    def __init__(self, codec: PocketCodec):
+        super().__init__()
+        self.hop, N = codec.hop, codec.config.window
+        self.quantiser, self.decoder, self.synthesise = codec.quantiser, codec.decoder, codec.synthesise
+        self.register_buffer("window", codec.window)
+        self.register_buffer("bins", torch.arange(N // 2 + 1)[:, None])
+        self.register_buffer("samples", torch.arange(N))
+
+    def codes_to_latents(self, codes: Tensor) -> Tensor:
+        return self.quantiser.latents(codes)
+
+    def latents_to_codes(self, latents: Tensor) -> Tensor:
+        parts = latents.mT.split(self.quantiser.codebook.shape[-1], -1)
+        return torch.stack([self.quantiser.nearest(k, x) for k, x in enumerate(parts)], 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.decode_latents(self.codes_to_latents(codes))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See `PocketCodec.decode_latent`."""
+        x = self.quantiser.decode(latents)
+        log_magnitude, phase = self.synthesise(self.decoder(x)).chunk(2, -1)
+        magnitude, N = log_magnitude.clamp(max=6.0).exp(), len(self.window)
+        angle = (self.bins * self.samples % N).float() * (2 * math.pi / N)  # the rest: a large angle would be inexact
+        twice = torch.where(self.bins % (N // 2) == 0, 1 / N, 2 / N)  # bins beyond the middle are these once more
+        frames = (magnitude * phase.cos()) @ (angle.cos() * twice) - (magnitude * phase.sin()) @ (angle.sin() * twice)
+        ones = (self.window * self.window).expand(1, x.shape[1], -1)
+        return (overlap_add(frames * self.window, self.hop) / overlap_add(ones, self.hop)).unsqueeze(1)

@@ -1,7 +1,7 @@
 """An exported model played with ONNX Runtime and NumPy; nothing here imports torch.
 
-The graphs compute all that can be computed: what is here is the order in which they are asked, and random numbers, which
-are NumPy's: a seed gives another piece than in PyTorch, of the same kind. Greedy codes are PyTorch's.
+The graphs compute all that can be computed: what is here is the order in which they are asked, and random numbers. These
+are NumPy's: a seed gives another piece than in PyTorch. Greedy codes are PyTorch's.
 """
 
 import json
@@ -55,7 +55,8 @@ def load_exported(folder: str | Path) -> "Exported":
         raise UserError(f"{path} cannot be read ({error}): export the model again") from error
     names = ["text", "read", "step", "decode"] + (["denoise"] if fine else [])
     names += ["fine-text"] if fine and fine["own_text"] else []
-    return Exported(about, {name: open_graph(folder / f"{name}.onnx") for name in names}, folder, sampling, fine_sampling)
+    graphs = {name: open_graph(folder / f"{name}.onnx") for name in names}
+    return Exported(about, graphs, folder, sampling, fine_sampling)
 
 
 def open_graph(path: Path) -> Any:
@@ -66,7 +67,7 @@ def open_graph(path: Path) -> Any:
         raise UserError(f"playing exported models needs onnxruntime: {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would hold back whoever shares the core
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it holds back whoever shares the core
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
@@ -109,7 +110,8 @@ class Exported:
         Raises UserError for an endless clip of a codec that cannot decode in pieces.
         """
         noise = noise or Noise(seed)
-        coarse = counted(islice(self.frames(prompt, settings or self.sampling, noise), frames or None), frames, on_frame)
+        endless = self.frames(prompt, settings or self.sampling, noise)
+        coarse = counted(islice(endless, frames or None), frames, on_frame)
         if self.fine is None:
             return self.sound((codes[None, :, None],) for codes in coarse)
         return self.sound(self.refine(coarse, prompt, self.fine, noise))
@@ -192,7 +194,7 @@ class Exported:
         text = {"text": np.concatenate([padded(t, mask.shape[1], 1) for t in texts]), "text_mask": mask}
         count = noises(settings.sampler, settings.steps)
         codes, lots = np.zeros(0, np.int64), np.zeros((count, F, 0), np.float32)
-        path = np.zeros((settings.steps + 1, F, 0), np.float32)  # what the first frames, given out already, went through
+        path = np.zeros((settings.steps + 1, F, 0), np.float32)  # what frames that were given out went through
         last = False
         while not last:
             new = [int(frame[0]) for frame in islice(coarse, first - len(codes))]
@@ -209,7 +211,7 @@ class Exported:
             first = min(about["window"], 2 * first)
 
     def denoise(
-        self, codes: np.ndarray, lots: np.ndarray, known: np.ndarray, text: dict[str, np.ndarray], settings: FineSampling
+        self, codes: np.ndarray, lots: np.ndarray, known: np.ndarray, text: dict[str, Any], settings: FineSampling
     ) -> np.ndarray:
         """The latents [steps + 1, F, n] before each step and after the last, of coarse codes [n] and noise [noises, F,
         n]; the first frames are kept as `known` [steps + 1, F, C]."""

@@ -1,7 +1,7 @@
 """A module becomes a file in ONNX, by PyTorch's exporter of traces (`dynamo=False`).
 
-The newer exporter (`dynamo=True`) takes half a minute for a graph that this one writes in half a second, and adds nothing
-here: everything exported is straight-line arithmetic.
+The newer exporter (`dynamo=True`) takes half a minute for a graph that this one writes in half a second, and would add
+nothing: everything exported is straight-line arithmetic.
 """
 
 import logging
@@ -58,11 +58,12 @@ def trace(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The operators that the exporter lacks, the way of attention that it knows, and not a word of shapes that are meant
-    to be fixed. All as it was before, afterwards."""
+    """The operators that the exporter lacks, attention in a way that it knows, and not a word of shapes that are meant to
+    be fixed. Afterwards all is as before."""
     fast, logger = torch.backends.mha.get_fastpath_enabled(), logging.getLogger("torch.onnx")
     level = logger.level
-    torch.onnx.register_custom_op_symbolic("aten::rms_norm", rms_norm, OPSET)
+    for name, symbolic in LACKING.items():
+        torch.onnx.register_custom_op_symbolic(name, symbolic, OPSET)
     torch.backends.mha.set_fastpath_enabled(False)
     logger.setLevel(logging.ERROR)
     try:
@@ -70,7 +71,8 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::rms_norm", OPSET)
+        for name in LACKING:
+            torch.onnx.unregister_custom_op_symbolic(name, OPSET)
         torch.backends.mha.set_fastpath_enabled(fast)
         logger.setLevel(level)
 
@@ -84,3 +86,12 @@ def rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
     root = g.op("Sqrt", g.op("Add", mean, floats(float(small) if isinstance(small, float) else 1.2e-7)))
     scaled = g.op("Div", x, root)
     return scaled if torch.onnx.symbolic_helper._is_none(weight) else g.op("Mul", weight, scaled)
+
+
+def transposed(g: Any, x: Any) -> Any:
+    """The last two axes swapped."""
+    *first, a, b = range(torch.onnx.symbolic_helper._get_tensor_rank(x) or 0)
+    return g.op("Transpose", x, perm_i=[*first, b, a])
+
+
+LACKING = {"aten::rms_norm": rms_norm, "aten::mT": transposed}  # operators that the exporter has no way to write

@@ -41,7 +41,7 @@ TOKENS = 5
 def export_model(
     model: Ostinato, name: str, out: str | Path, on_graph: Callable[[str, int, int], None] = lambda *_: None
 ) -> Path:
-    """Write `model`, called `name`, to the folder `out`; ostinato.json comes last, so that what was interrupted is none.
+    """Write `model`, called `name`, to the folder `out`; ostinato.json comes last: what was interrupted is no model.
 
     on_graph: called before each graph with its name, those done and all. Raises UserError where `out` holds anything
     but an earlier export, or a part cannot be exported.
@@ -137,7 +137,8 @@ def tokens_of(encoder: TextEncoder) -> Tokens:
 
 def write_text(encoder: Tokens, path: Path) -> None:
     """The text encoder, and its tokenizer beside it."""
-    tokenizer = getattr(encoder.tokenizer, "backend_tokenizer", encoder.tokenizer)  # transformers' holds one of tokenizers
+    # That of transformers holds one of tokenizers.
+    tokenizer = getattr(encoder.tokenizer, "backend_tokenizer", encoder.tokenizer)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     beside = path.with_name(path.stem.replace("text", "tokenizer") + ".json")
