@@ -15,8 +15,9 @@ from ostinato.codecs.pocket import PocketCodec, overlap_add
 from ostinato.generation.diffusion import code_velocity
 from ostinato.generation.fine_stage import FineStage, code_table
 from ostinato.models.attention import CrossAttention, SelfAttention, TextState
-from ostinato.models.lm import MusicLM
+from ostinato.models.lm import MusicLM, sinusoids
 from ostinato.models.mamba import Mamba2
+from ostinato.models.minilm import BertEncoder
 from ostinato.models.text_encoder import Tokens
 
 
@@ -28,7 +29,21 @@ class Text(nn.Module):
         self.encoder = encoder
 
     def forward(self, ids: Tensor) -> Tensor:
+        if isinstance(self.encoder.model, BertEncoder):
+            return read_alone(self.encoder.model, ids)
         return self.encoder.read(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def read_alone(bert: BertEncoder, ids: Tensor) -> Tensor:
+    """`BertEncoder` of one text: PyTorch's own layer of attention leaves the length that was traced in the graph."""
+    x = bert.norm(bert.words(ids) + bert.kind + bert.places.weight[: ids.shape[1]])
+    for layer in bert.layers.layers:
+        a: Any = layer.self_attn
+        q, k, v = F.linear(x, a.in_proj_weight, a.in_proj_bias).unflatten(-1, (3, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = layer.norm1(x + a.out_proj(y))  # type: ignore[operator]
+        x = layer.norm2(x + layer.linear2(F.gelu(layer.linear1(x))))  # type: ignore[operator]
+    return x
 
 
 class Read(nn.Module):
@@ -97,7 +112,7 @@ class Step(nn.Module):
         x = x + inputs["prefix"] if "prefix" in inputs else x.expand(inputs["text_mask"].shape[0], -1)
         after: list[Tensor] = []
         if "position" in inputs:
-            x = self.lm.place(x.unsqueeze(1), None, inputs["position"]).squeeze(1)
+            x = x + sinusoids(inputs["position"].unsqueeze(1), x.shape[-1], self.lm.positions).squeeze(1).to(x.dtype)
             after.append(inputs["position"] + 1)
         for i, layer in enumerate(self.lm.layers):
             u, mixer = layer.norm(x), layer.mixer
@@ -184,9 +199,9 @@ class Denoise(nn.Module):
         time, alpha, sigma, keep, take, before, fresh = inputs["step"].unbind(0)
         coarse = self.coarse[inputs["codes"][:, 0]].mT.expand(r, -1, -1)
         noisy, times, real = x.expand(r, -1, -1), time.expand(r), inputs["real"].expand(r, -1)
-        v = self.denoiser(noisy, coarse, times, text, inputs["text_mask"], real)
+        v = self.denoiser(noisy, coarse, times, text, inputs["text_mask"], real) / inputs["temperature"]  # of v it is 1
         if self.by_codes:
-            v = code_velocity(v / inputs["temperature"], noisy, times, self.table)
+            v = code_velocity(v, noisy, times, self.table)
         clean = alpha * x - sigma * guided(v, inputs["guidance"])
         return keep * x + take * clean + before * inputs["before"] + fresh * inputs["noise"], clean
 

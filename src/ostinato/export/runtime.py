@@ -1,14 +1,14 @@
 """An exported model played with ONNX Runtime and NumPy; nothing here imports torch.
 
-The graphs compute all that can be computed: what is here is the order in which they are asked, and random numbers. These
-are NumPy's: a seed gives another piece than in PyTorch. Greedy codes are PyTorch's.
+The graphs compute all that can be computed; here is the order in which they are asked, and random numbers. These are
+NumPy's: a seed gives another piece than in PyTorch. Greedy codes are PyTorch's.
 """
 
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,7 @@ class Exported:
         """The language model's codes [K], frame after frame without end."""
         lm, step = self.about["lm"], self.graphs["step"]
         K, V, stride, offset = lm["codebooks"], lm["codebook_size"], lm["stride"], lm["offset"]
-        numbers: dict[str, Any] = {name: np.float32(value) for name, value in asdict(settings).items()}
-        numbers["top_k"] = np.int64(settings.top_k)
+        numbers = scalars(settings, "guidance", "temperature", "top_k", "top_p")
         text, state = self.read(prompt, settings)
         outputs, state_names = [o.name for o in step.get_outputs()], list(lm["state"])
         recent = np.full((K, offset * (K - 1) + 1), V, np.int64)  # the special code stands where no code is
@@ -168,7 +167,7 @@ class Exported:
             return stacked_texts(texts), {name: np.repeat(value, len(texts), 0) for name, value in fresh.items()}
         nothing = {"codes": np.full((1, lm["codebooks"]), lm["codebook_size"] + 1)}
         nothing["noise"] = np.ones((1, lm["codebooks"], lm["codebook_size"]), np.float32)
-        numbers = {name: np.float32(1) for name in ("guidance", "temperature", "top_p")} | {"top_k": np.int64(0)}
+        numbers = scalars(Sampling(), "guidance", "temperature", "top_k", "top_p")  # the codes are not looked at
         for text in texts:  # each alone, so that none is padded
             state = fresh
             for vector in text["prefix"][0]:
@@ -216,7 +215,7 @@ class Exported:
         """The latents [steps + 1, F, n] before each step and after the last, of coarse codes [n] and noise [noises, F,
         n]; the first frames are kept as `known` [steps + 1, F, C]."""
         n, T = len(codes), self.about["fine"]["window"]
-        given: dict[str, Any] = {name: np.float32(getattr(settings, name)) for name in ("guidance", "temperature")}
+        given = scalars(settings, "guidance", "temperature")
         given |= text | {"codes": padded(codes[None, None], T, 2), "real": np.arange(T)[None] < n}
         lots, C = padded(lots, T, 2), known.shape[-1]
         x = lots[:1].copy()
@@ -261,6 +260,12 @@ def counted(
         if on_frame:
             on_frame(done, count)
         yield codes
+
+
+def scalars(settings: Sampling | FineSampling, *names: str) -> dict[str, np.ndarray]:
+    """Settings as a graph takes them."""
+    values = {name: getattr(settings, name) for name in names}
+    return {name: np.array(value, np.int64 if isinstance(value, int) else np.float32) for name, value in values.items()}
 
 
 def padded(x: np.ndarray, length: int, axis: int) -> np.ndarray:

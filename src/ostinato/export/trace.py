@@ -58,8 +58,8 @@ def trace(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The operators that the exporter lacks, attention in a way that it knows, and not a word of shapes that are meant to
-    be fixed. Afterwards all is as before."""
+    """The operators that the exporter lacks, attention in a way that it knows, and not a word of shapes that are fixed.
+    Afterwards all is as before."""
     fast, logger = torch.backends.mha.get_fastpath_enabled(), logging.getLogger("torch.onnx")
     level = logger.level
     for name, symbolic in LACKING.items():

@@ -178,21 +178,21 @@ def growing(name: str) -> dict[int, str]:
 
 
 def write_denoise(stage: FineStage, path: Path) -> None:
-    T = stage.frames(stage.sampling)[0]
+    T, rows = stage.frames(stage.sampling)[0], 1 if stage.sampling.guidance == 1 else 2
     latents = torch.randn(1, stage.sizes.fine, T)
     inputs: dict[str, Tensor] = {
         "x": latents,
         "codes": torch.zeros(1, 1, T, dtype=torch.long),
         "real": torch.ones(1, T, dtype=torch.bool),
-        "text": torch.randn(ROWS, TOKENS, stage.sizes.text_width),
-        "text_mask": torch.ones(ROWS, TOKENS, dtype=torch.bool),
+        "text": torch.randn(rows, TOKENS, stage.sizes.text_width),
+        "text_mask": torch.ones(rows, TOKENS, dtype=torch.bool),
         "before": latents,
         "noise": latents,
         "step": torch.full((7,), 0.5),
         "guidance": torch.tensor(1.0),
         "temperature": torch.tensor(1.0),
     }
-    axes = {"text": {0: "rows", 1: "tokens"}, "text_mask": {0: "rows", 1: "tokens"}}
+    axes = {"text": {1: "tokens"}, "text_mask": {1: "tokens"}}
     trace(Denoise(stage), inputs, ["next_x", "clean"], axes, path, named=True)
 
 

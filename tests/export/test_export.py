@@ -1,0 +1,125 @@
+"""Exported models: ONNX Runtime plays what PyTorch plays, and without it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import POCKET, TEXT, make_codec, make_lm
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from ostinato.codecs.dac import DAC
+from ostinato.codecs.encodec import EnCodec
+from ostinato.export.graphs import DecodeCodes, Text
+from ostinato.export.runtime import Noise, load_exported
+from ostinato.export.trace import trace
+from ostinato.export.write import export_model
+from ostinato.generation.settings import FineSampling
+from ostinato.generation.fine_stage import SEEDS, FineStage, Scale
+from ostinato.generation.pipeline import Ostinato
+from ostinato.generation.sampling import Sampling
+from ostinato.models.denoisers import FineConfig, make_denoiser
+from ostinato.models.minilm import BertEncoder
+from ostinato.models.text_encoder import MiniLM, Tokens
+from ostinato.utils.errors import UserError
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+pytestmark = pytest.mark.slow
+
+PROMPT = "slow organ , then strings"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "slow", "organ", "then", "strings", ","]
+
+
+class Words(MiniLM):
+    """A reader of eight words, of MiniLM's making."""
+
+    def __init__(self, seed=0):
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        torch.manual_seed(seed)
+        Tokens.__init__(self, "words", tokenizer, BertEncoder(len(WORDS), TEXT, 1, 2, 16, 16), TEXT, 16, pad=0)
+
+
+def make_model(variant="prefix-simba", K=3, pattern="delay", sampling=Sampling(2.5, 1.1, 9, 0.9), **sizes):
+    lm = make_lm(variant, K, pattern, dtype=torch.float32, codebook_size=32, **sizes)
+    return Ostinato(lm, Words(), make_codec(), {"codec": "codec", "text": "words"}, sampling)
+
+
+def make_two_stages(settings, **changes):
+    model = make_model(K=1, pattern="single", sampling=Sampling(1.0, 1.0, 0))
+    sizes = {"num_codebooks": 3, "latent_width": 4, "codebook_size": 32, "text_width": TEXT, "width": 16, "heads": 2}
+    sizes |= {"multiples": (1, 2), "blocks": 1, "feed_forward": 24, "state": 5, "head_width": 8, "chunk": 7}
+    torch.manual_seed(1)
+    denoiser = make_denoiser(FineConfig(**sizes | changes)).eval()
+    with torch.no_grad():
+        for p in denoiser.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+    scale = Scale((0.1,) * 12, (0.5,) * 12)
+    model.fine = FineStage(denoiser, model.codec, scale, settings, {"text": "words"}, Words(2))
+    return model
+
+
+class TorchNoise(Noise):
+    """PyTorch's random numbers, as `generation.sampling` and `generation.fine_stage` take them."""
+
+    def __init__(self, seed):
+        self.codes, self.latents = (torch.Generator().manual_seed(s) for s in (seed, seed + SEEDS))
+
+    def exponential(self, *shape):
+        return torch.empty(shape[1:]).exponential_(generator=self.codes)[None].numpy()
+
+    def normal(self, frames, *shape):
+        rows = [torch.randn(shape, generator=self.latents) for _ in range(frames)]
+        return torch.stack(rows, -1).numpy() if rows else np.zeros((*shape, 0), np.float32)
+
+
+def played(exported, frames, settings, seed=5):
+    pieces = list(exported.play(PROMPT, frames, seed, settings, noise=TorchNoise(seed)))
+    return (np.concatenate(rows, -1) for rows in zip(*pieces, strict=True))
+
+
+def plays_the_same(model, folder, frames, settings, seed=5):
+    exported = load_exported(export_model(model, "tiny", folder))
+    clip = model.generate(PROMPT, frames / model.codec.frame_rate, seed, settings)
+    audio, codes = played(exported, frames, settings)
+    assert np.array_equal(codes, clip.codes.numpy())
+    assert np.abs(audio - clip.audio[0].numpy()).max() < 1e-4
+    return exported
+
+
+@pytest.mark.parametrize(
+    ("variant", "K", "pattern", "sizes"),
+    [
+        ("prefix-mamba", 1, "single", {}),
+        ("prefix-simba", 3, "delay", {"condition_norm": True, "positions": "sinusoidal"}),
+        ("prefix-simba", 3, "flatten", {"norm": "layer", "final_norm": False}),
+        ("cross-simba", 3, "delay", {"text_positions": True, "positions": "audiocraft"}),
+        ("cross-transformer", 3, "delay", {"attention_bias": True}),
+    ],
+)
+def test_every_language_model_plays_the_same(variant, K, pattern, sizes, tmp_path):
+    model = make_model(variant, K, pattern, **sizes)
+    exported = plays_the_same(model, tmp_path, 60, model.sampling)
+    for settings in (Sampling(2.5, 0.0), Sampling(1.0, 0.0), Sampling(1.0, 1.3, 0, 0.7)):
+        clip = model.generate(PROMPT, 20 / model.codec.frame_rate, 5, settings)
+        assert np.array_equal(list(played(exported, 20, settings))[1], clip.codes.numpy())
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        (FineSampling("dpm++", 3, 1.0, 0.5, 0.1, snapped=False), {"denoiser": "simba", "prediction_type": "codes"}),
+        (FineSampling("ddpm", 3, 2.0, 0.5, 0.1, first=0.3), {"denoiser": "unet", "prediction_type": "v"}),
+        (FineSampling("ddim", 2, 2.0, 0.4, 0.0, temperature=0.8), {"denoiser": "simba", "prediction_type": "codes"}),
+    ],
+)
+def test_two_stages_play_the_same(settings, changes, tmp_path):
+    model = make_two_stages(settings, **changes)
+    exported = plays_the_same(model, tmp_path, 57, model.sampling)
+    clip = model.generate(PROMPT, 10 / model.codec.frame_rate, 5)  # less than a window
+    assert np.array_equal(list(played(exported, 10, model.sampling))[1], clip.codes.numpy())
