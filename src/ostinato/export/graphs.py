@@ -63,7 +63,7 @@ class Read(nn.Module):
     def forward(self, text: Tensor) -> tuple[Tensor, ...]:
         if self.lm.variant.text == "prefix":
             return (self.lm.condition(text),)
-        states = self.lm.text_states(text, torch.ones_like(text[..., 0], dtype=torch.bool))
+        states = self.lm.text_states(text, torch.ones_like(text[..., 0], dtype=torch.long))
         return tuple(t for state in states if isinstance(state, TextState) for t in (state.k, state.v))
 
 
