@@ -1,29 +1,27 @@
 """Exported models: ONNX Runtime plays what PyTorch plays, and without it."""
 
-import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import POCKET, TEXT, make_codec, make_lm
+from test_codec import CODECS
+from tiny import TEXT, make_codec, make_lm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import T5Config, T5EncoderModel
 
-from ostinato.codecs.dac import DAC
-from ostinato.codecs.encodec import EnCodec
 from ostinato.export.graphs import DecodeCodes, Text
 from ostinato.export.runtime import Noise, load_exported
 from ostinato.export.trace import trace
 from ostinato.export.write import export_model
-from ostinato.generation.settings import FineSampling
 from ostinato.generation.fine_stage import SEEDS, FineStage, Scale
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.sampling import Sampling
+from ostinato.generation.settings import FineSampling
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.minilm import BertEncoder
-from ostinato.models.text_encoder import MiniLM, Tokens
+from ostinato.models.text_encoder import T5, MiniLM, Tokens
 from ostinato.utils.errors import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -123,3 +121,87 @@ def test_two_stages_play_the_same(settings, changes, tmp_path):
     exported = plays_the_same(model, tmp_path, 57, model.sampling)
     clip = model.generate(PROMPT, 10 / model.codec.frame_rate, 5)  # less than a window
     assert np.array_equal(list(played(exported, 10, model.sampling))[1], clip.codes.numpy())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An exported model of one stage."""
+    return export_model(make_model(), "tiny", tmp_path_factory.mktemp("exported"))
+
+
+def run(code, *arguments):
+    """`ostinato` with these arguments, then `code`, in a new process."""
+    program = (
+        "import sys\nfrom ostinato import cli\ntry: cli.main()\nexcept SystemExit as end: code = end.code\n" + code
+    )
+    return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, timeout=120)
+
+
+def test_generating_imports_no_torch_and_a_stream_is_the_file(folder, tmp_path):
+    options = ["generate", "slow organ", "--runtime", "onnx", "--model", folder, "--seconds", "1", "--seed", "3", "-o"]
+    heavy = "sys.exit(sorted({'torch', 'transformers', 'onnx'} & sys.modules.keys()) or code)"
+    done = run(heavy, *options, tmp_path / "a.wav")
+    assert done.returncode == 0, done.stderr
+    stream = run(heavy, *options, "-")
+    assert stream.returncode == 0 and stream.stdout[44:] == (tmp_path / "a.wav").read_bytes()[44 : 44 + 2 * 8000]
+    audio = np.frombuffer(stream.stdout[44:], "<i2")
+    assert audio.shape == (8000,) and audio.std() > 0
+    again = np.concatenate([samples for samples, _ in load_exported(folder).play("slow organ", 50, 3)])
+    assert np.abs(again * 32768 - audio).max() <= 1
+    other = np.concatenate([samples for samples, _ in load_exported(folder).play("slow organ", 50, 4)])
+    assert not np.allclose(again, other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("--model", "nowhere"), "no ostinato.json"),
+        (("--continue-from", __file__), "leave out --continue-from"),
+        (("--steps", "3"), "no fine stage"),
+        (("--runtime", "tflite"), "unknown runtime"),
+    ],
+)
+def test_what_cannot_be_played_is_said_in_a_line(folder, changed, message):
+    done = run("sys.exit(code)", "generate", "slow", "--runtime", "onnx", "--model", folder, *changed)
+    assert done.returncode == 2 and message in done.stderr.decode() and len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"pip install 'ostinato\[onnx\]'"):
+        load_exported(folder)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"pip install 'ostinato\[onnx\]'"):
+        export_model(make_model(), "tiny", tmp_path)
+    monkeypatch.undo()
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="letter.txt"):
+        export_model(make_model(), "tiny", tmp_path)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "ostinato.json").write_text((folder / "ostinato.json").read_text())
+    with pytest.raises(UserError, match="export the model again"):
+        load_exported(damaged)
+
+
+@pytest.mark.parametrize("name", ["dac", "dac-odd", "encodec"])
+def test_other_codecs_sound_the_same(name, tmp_path):
+    codec = CODECS[name]
+    path, axes = tmp_path / "decode.onnx", {"codes": {2: "frames"}, "audio": {1: "samples"}}
+    trace(DecodeCodes(codec), {"codes": torch.zeros(1, 2, 10, dtype=torch.long)}, ["audio"], axes, path)
+    codes = torch.randint(0, 16, (1, 2, 37), generator=torch.Generator().manual_seed(0))
+    found = onnxruntime.InferenceSession(path).run(None, {"codes": codes.numpy()})[0]
+    assert np.abs(found - codec.decode(codes)[:, 0].numpy()).max() < 1e-4
+
+
+def test_t5_reads_the_same(tmp_path):
+    torch.manual_seed(0)
+    model = T5EncoderModel(T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)).eval()
+    encoder = T5.__new__(T5)
+    Tokens.__init__(encoder, "t5", None, model, 16, 512, 0)
+    axes = {"ids": {1: "tokens"}, "embeddings": {1: "tokens"}}
+    ids = torch.randint(0, 20, (1, 40))
+    trace(Text(encoder), {"ids": ids[:, :5]}, ["embeddings"], axes, tmp_path / "text.onnx")
+    found = onnxruntime.InferenceSession(tmp_path / "text.onnx").run(None, {"ids": ids.numpy()})[0]
+    assert np.abs(found - encoder.read(ids, torch.ones_like(ids, dtype=torch.bool)).detach().numpy()).max() < 1e-5

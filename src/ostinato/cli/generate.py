@@ -62,9 +62,14 @@ def generate(
         float | None, typer.Option(help="Sample from the likeliest that make up this share." + OWN)
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage." + OWN)] = None,
+    runtime: Annotated[
+        str, typer.Option(help="torch, or onnx: --model is then a folder that `ostinato export` wrote.")
+    ] = "torch",
     device: Device = "auto",
 ) -> None:
     """Turn a sentence into music."""
+    if runtime not in ("torch", "onnx"):
+        raise UserError(f"unknown runtime {runtime!r}: give torch or onnx")
     if prompts is not None and prompt:
         raise UserError("give one sentence or --prompts FILE, not both")
     if prompts is None:
@@ -87,8 +92,15 @@ def generate(
             raise UserError("--output - writes a WAV to the standard output: pipe it, as in `| aplay`, or name a file")
     else:
         check_output(output)  # a name that cannot be written is refused before the work, not after it
-    check_model(model)
     check_device(device)
+    if runtime == "onnx":
+        if continue_from is not None or device not in ("auto", "cpu"):
+            raise UserError("--runtime onnx plays from nothing, on the CPU: leave out --continue-from and --device")
+        from ostinato.cli.export import generate_exported
+
+        todo = [(text, path) for text, path in lines if not path.exists()] if prompts else [(prompt, output)]
+        return generate_exported(model, todo, seconds, seed, given, steps)
+    check_model(model)
     with console.status("loading"):
         from ostinato.generation.pipeline import Clip, load
         from ostinato.utils.audio import write_stream

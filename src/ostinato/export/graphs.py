@@ -39,7 +39,9 @@ def read_alone(bert: BertEncoder, ids: Tensor) -> Tensor:
     x = bert.norm(bert.words(ids) + bert.kind + bert.places.weight[: ids.shape[1]])
     for layer in bert.layers.layers:
         a: Any = layer.self_attn
-        q, k, v = F.linear(x, a.in_proj_weight, a.in_proj_bias).unflatten(-1, (3, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            F.linear(x, a.in_proj_weight, a.in_proj_bias).unflatten(-1, (3, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = layer.norm1(x + a.out_proj(y))  # type: ignore[operator]
         x = layer.norm2(x + layer.linear2(F.gelu(layer.linear1(x))))  # type: ignore[operator]

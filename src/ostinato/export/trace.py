@@ -47,8 +47,6 @@ def trace(
     try:
         with torch.no_grad(), quiet():
             write_atomic(path, write)
-    except ImportError as error:
-        raise UserError("writing ONNX needs the package onnx: run pip install 'ostinato[onnx]'") from error
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(

@@ -15,6 +15,7 @@ ostinato.json, by section:
 import dataclasses
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def export_model(
     on_graph: called before each graph with its name, those done and all. Raises UserError where `out` holds anything
     but an earlier export, or a part cannot be exported.
     """
+    check_packages()
     folder = empty_folder(out)
     fine, text = model.fine, tokens_of(model.text)
     if model.lm.variant.text == "prefix" and any(layer.kind == "self-attention" for layer in model.lm.layers):
@@ -69,6 +71,12 @@ def export_model(
     about = {"model_type": "ostinato-onnx", "version": ostinato.__version__, "model": name} | describe(model)
     write_atomic(folder / ABOUT, lambda temporary: temporary.write_text(json.dumps(about, indent=1) + "\n"))
     return folder
+
+
+def check_packages() -> None:
+    """Raise UserError unless what writes ONNX is installed."""
+    if find_spec("onnx") is None:
+        raise UserError("writing ONNX needs the package onnx: run pip install 'ostinato[onnx]'")
 
 
 def empty_folder(out: str | Path) -> Path:

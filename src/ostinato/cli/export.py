@@ -1,0 +1,101 @@
+"""`ostinato export`, and `ostinato generate --runtime onnx`, which plays what it wrote."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from ostinato.cli.app import MODELS, app, console, progress, show_progress
+from ostinato.utils.errors import UserError, why
+from ostinato.utils.samples import pcm16, wav_header, write_samples
+
+if TYPE_CHECKING:
+    from ostinato.export.runtime import Exported
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help=MODELS)],
+    out: Annotated[Path, typer.Argument(help="The folder to write; an earlier export there is replaced.")],
+    web: Annotated[
+        bool, typer.Option(help="A page that plays it in a browser, to be served by any web server.")
+    ] = False,
+) -> None:
+    """Write a model as ONNX: for `generate --runtime onnx`, which needs no PyTorch, or as a web page."""
+    with console.status("loading"):
+        from ostinato.export.write import check_packages, empty_folder, export_model
+        from ostinato.generation.pipeline import load
+
+        check_packages()
+        empty_folder(out)
+        loaded = load(model)
+    with progress() as bars:
+        told = show_progress(bars)
+        export_model(loaded, model, out, lambda part, done, count: told("graphs", done, count))
+    print(out)
+
+
+def generate_exported(
+    folder: str | None,
+    lines: list[tuple[str, Path]],
+    seconds: float,
+    seed: int,
+    changed: dict[str, Any],
+    steps: int | None,
+) -> None:
+    """Each sentence into its file, or as a WAV to the standard output ("-"), line i with seed + i. Imports no torch."""
+    if folder is None:
+        raise UserError("--runtime onnx plays an exported model: ostinato export pocket OUT, then --model OUT")
+    with console.status("loading"):
+        from ostinato.export.runtime import load_exported
+
+        exported = load_exported(folder)
+        settings = replace(exported.sampling, **changed)
+        if steps is not None:
+            if exported.fine is None:
+                raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
+            exported.fine = replace(exported.fine, steps=steps)
+    frames = max(1, round(seconds * exported.frame_rate))
+    for i, (sentence, path) in enumerate(lines):
+        began = time.monotonic()
+        with progress() as bars:
+            bar = bars.add_task("frames", total=frames)
+            pieces = exported.play(
+                sentence,
+                frames,
+                seed + i,
+                settings,
+                lambda done, _, bars=bars, bar=bar: bars.update(bar, completed=done),
+            )
+            if str(path) == "-":
+                return to_stdout(exported, pieces)
+            audio = np.concatenate([samples for samples, _ in pieces])
+        tags = {"title": sentence, "comment": sentence}
+        write_samples(path, audio, exported.sample_rate, tags)
+        spent, length = time.monotonic() - began, len(audio) / exported.sample_rate
+        print(
+            f"{path}: {length:.1f} s at {exported.sample_rate} Hz, seed {seed + i}, in {spent:.1f} s "
+            f"(real-time factor {spent / length:.2f})"
+        )
+
+
+def to_stdout(exported: "Exported", pieces: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+    """A WAV as it is made."""
+    if exported.about["codec"]["context"] is None:
+        raise UserError("this model's codec decodes whole clips only; write to a file in place of a stream")
+    out = sys.stdout.buffer
+    try:
+        out.write(wav_header(exported.sample_rate))
+        for samples, _ in pieces:
+            out.write(pcm16(samples))
+            out.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain while closing the pipe
+        if not isinstance(error, BrokenPipeError):  # the player has gone
+            raise UserError(f"cannot write to the standard output ({why(error)})") from error
