@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from test_codec import CODECS
 from tiny import TEXT, make_codec, make_lm
@@ -143,9 +144,9 @@ def test_generating_imports_no_torch_and_a_stream_is_the_file(folder, tmp_path):
     done = run(heavy, *options, tmp_path / "a.wav")
     assert done.returncode == 0, done.stderr
     stream = run(heavy, *options, "-")
-    assert stream.returncode == 0 and stream.stdout[44:] == (tmp_path / "a.wav").read_bytes()[44 : 44 + 2 * 8000]
     audio = np.frombuffer(stream.stdout[44:], "<i2")
-    assert audio.shape == (8000,) and audio.std() > 0
+    assert stream.returncode == 0 and audio.shape == (8000,) and audio.std() > 0
+    assert np.array_equal(sf.read(tmp_path / "a.wav", dtype="int16")[0], audio)
     again = np.concatenate([samples for samples, _ in load_exported(folder).play("slow organ", 50, 3)])
     assert np.abs(again * 32768 - audio).max() <= 1
     other = np.concatenate([samples for samples, _ in load_exported(folder).play("slow organ", 50, 4)])
@@ -176,7 +177,7 @@ def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):
         export_model(make_model(), "tiny", tmp_path)
     monkeypatch.undo()
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="letter.txt"):
+    with pytest.raises(UserError, match="letter"):
         export_model(make_model(), "tiny", tmp_path)
     damaged = tmp_path / "damaged"
     damaged.mkdir()

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[str, typer.Argument(help=MODELS)],
     out: Annotated[Path, typer.Argument(help="The folder to write; an earlier export there is replaced.")],
-    web: Annotated[
-        bool, typer.Option(help="A page that plays it in a browser, to be served by any web server.")
-    ] = False,
+    web: Annotated[bool, typer.Option(help="A page that plays it in a browser; any web server will do.")] = False,
 ) -> None:
     """Write a model as ONNX: for `generate --runtime onnx`, which needs no PyTorch, or as a web page."""
     with console.status("loading"):
@@ -65,14 +64,8 @@ def generate_exported(
     for i, (sentence, path) in enumerate(lines):
         began = time.monotonic()
         with progress() as bars:
-            bar = bars.add_task("frames", total=frames)
-            pieces = exported.play(
-                sentence,
-                frames,
-                seed + i,
-                settings,
-                lambda done, _, bars=bars, bar=bar: bars.update(bar, completed=done),
-            )
+            told = show_progress(bars)
+            pieces = exported.play(sentence, frames, seed + i, settings, partial(told, "frames"))
             if str(path) == "-":
                 return to_stdout(exported, pieces)
             audio = np.concatenate([samples for samples, _ in pieces])
