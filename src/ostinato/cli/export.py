@@ -28,16 +28,18 @@ def export(
 ) -> None:
     """Write a model as ONNX: for `generate --runtime onnx`, which needs no PyTorch, or as a web page."""
     with console.status("loading"):
+        from ostinato.export.web import empty_page, export_page
         from ostinato.export.write import check_packages, empty_folder, export_model
         from ostinato.generation.pipeline import load
 
         check_packages()
-        empty_folder(out)
+        (empty_page if web else empty_folder)(out)
         loaded = load(model)
     with progress() as bars:
         told = show_progress(bars)
-        export_model(loaded, model, out, lambda part, done, count: told("graphs", done, count))
-    print(out)
+        (export_page if web else export_model)(loaded, model, out, lambda _, done, count: told("graphs", done, count))
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    print(f"{out}: {size:.0f} MB" + (f"; open it with: python -m http.server -d {out}" if web else ""))
 
 
 def generate_exported(
