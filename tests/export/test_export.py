@@ -9,7 +9,7 @@ import soundfile as sf
 import torch
 from test_codec import CODECS
 from tiny import TEXT, make_codec, make_lm
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import T5Config, T5EncoderModel
 
 from ostinato.export.graphs import DecodeCodes, Text
@@ -30,16 +30,17 @@ pytest.importorskip("onnx")
 pytestmark = pytest.mark.slow
 
 PROMPT = "slow organ , then strings"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "slow", "organ", "then", "strings", ","]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "slow", "organ", "then", "string", "##s", ","]
 
 
 class Words(MiniLM):
-    """A reader of eight words, of MiniLM's making."""
+    """A reader of few words, of MiniLM's making."""
 
     def __init__(self, seed=0):
-        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        ends = [("[CLS]", 2), ("[SEP]", 3)]
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
         torch.manual_seed(seed)
         Tokens.__init__(self, "words", tokenizer, BertEncoder(len(WORDS), TEXT, 1, 2, 16, 16), TEXT, 16, pad=0)
 

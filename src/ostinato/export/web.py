@@ -1,8 +1,8 @@
-"""An exported model as a page: a static folder that turns a sentence into music in a browser, and asks nobody else.
+"""An exported model as a page: a static folder that turns a sentence into music in a browser and asks nobody else.
 
 The page's own files are in web/: `model.js` is `runtime` in JavaScript, on onnxruntime-web, which lies beside it (ort.mjs
-and ort.wasm.xz of the npm package onnxruntime-web 1.30.0; dist/ort.wasm.bundle.min.mjs and ort-wasm-simd-threaded.wasm
-there). Weights become 8-bit or 16-bit numbers, and all that is large is packed by gzip, which browsers unpack.
+and ort.wasm.xz are dist/ort.wasm.bundle.min.mjs and dist/ort-wasm-simd-threaded.wasm of the npm package onnxruntime-web
+1.30.0). Weights become numbers of 8 or 16 bits, and all that is large is packed by gzip, which browsers unpack.
 """
 
 import gzip
@@ -34,8 +34,8 @@ def export_page(
 ) -> Path:
     """Write the page of `model` to the folder `out`: index.html comes last.
 
-    Raises UserError where `out` holds anything but an earlier page, the model reads with another encoder than minilm, or
-    `export_model` does.
+    Raises UserError where `out` holds anything but an earlier page or the model reads with another encoder than minilm,
+    and what `export_model` raises.
     """
     check_packages()
     folder = empty_page(out)
@@ -52,8 +52,8 @@ def export_page(
         packed = {path.name: smaller(path, BITS[path.stem]) for path in sorted(graphs.glob("*.onnx"))}
         packed["ort.wasm"] = lzma.decompress((PAGE / "ort.wasm.xz").read_bytes())
         for file, data in packed.items():
-            write_packed(inside / f"{file}.gz", data)
-        about["bytes"] = {file: (inside / f"{file}.gz").stat().st_size for file in packed}
+            write_packed(inside / f"{file}.bin", data)
+        about["bytes"] = {file: (inside / f"{file}.bin").stat().st_size for file in packed}
         shutil.copyfile(graphs / "tokenizer.json", inside / "tokenizer.json")
         write_atomic(inside / ABOUT, lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
     for path in (RING, *sorted(PAGE.iterdir(), key=lambda path: path.name == "index.html")):
@@ -67,7 +67,7 @@ def empty_page(out: str | Path) -> Path:
     folder, own = Path(out), {path.name for path in PAGE.iterdir()} | {RING.name, "model"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        inside = [path.name for path in (folder / "model").glob("*") if path.suffix not in (".gz", ".tmp")]
+        inside = [path.name for path in (folder / "model").glob("*") if path.suffix not in (".bin", ".tmp")]
         strangers = {path.name for path in folder.iterdir()} - own | set(inside) - set(WRITTEN)
         if strangers:
             raise UserError(f"{folder} holds more than a page of ours ({min(strangers)}): name another folder")

@@ -55,7 +55,7 @@ export class Model {
     model.tokenizer = new Tokenizer(await (await fetch(`${folder}/tokenizer.json`)).json());
     const names = Object.keys(model.about.bytes), all = Object.values(model.about.bytes).reduce((a, b) => a + b, 0);
     let came = 0;
-    const get = (name) => unpacked(`${folder}/${name}.gz`, (n) => told((came += n) / all));
+    const get = (name) => unpacked(`${folder}/${name}.bin`, (n) => told((came += n) / all));
     ort.env.wasm.numThreads = 1;
     ort.env.wasm.wasmBinary = await get("ort.wasm");
     model.graphs = {};
@@ -189,11 +189,12 @@ export class Model {
   }
 
   // The sound, piece by piece: Float32Array, then how many frames it is. `frames` in all, 0: without end.
-  async *play(prompt, { frames = 0, seed = 0, settings = this.about.sampling, onFrame = async () => {} } = {}) {
-    const coarse = this.counted(this.frames(prompt, settings, new Noise(seed, 1)), frames, onFrame);
+  async *play(prompt, { frames = 0, seed = 0, settings = this.about.sampling, noise = null, onFrame = async () => {} } = {}) {
+    const lots = (stream) => noise ?? new Noise(seed, stream);
+    const coarse = this.counted(this.frames(prompt, settings, lots(1)), frames, onFrame);
     const { context } = this.about.codec;
     let kept = null, sent = 0;
-    for await (const part of this.about.fine ? this.refine(coarse, prompt, new Noise(seed, 2)) : this.plain(coarse)) {
+    for await (const part of this.about.fine ? this.refine(coarse, prompt, lots(2)) : this.plain(coarse)) {
       kept = kept ? Object.fromEntries(Object.keys(part).map((name) => [name, kept[name].concat(part[name])])) : part;
       const length = Object.values(kept)[0].length, end = context === null ? 0 : length - context;
       if (end - sent >= PIECE) {

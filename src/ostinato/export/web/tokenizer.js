@@ -8,7 +8,8 @@ const UNSEEN = /[\u0000\ufffd\p{Cc}\p{Cf}\p{Cn}\p{Co}]/gu;
 const CHINESE = /([\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}])/gu;
 
 export class Tokenizer {
-  constructor({ model, post_processor: { special_tokens: ends } }) {
+  constructor({ model, added_tokens: added, post_processor: { special_tokens: ends } }) {
+    this.added = new Map(added.map(({ content, id }) => [content, id])); // such as [SEP], wherever it stands
     this.vocab = new Map(Object.entries(model.vocab));
     this.unknown = this.vocab.get(model.unk_token);
     this.prefix = model.continuing_subword_prefix;
@@ -18,8 +19,14 @@ export class Tokenizer {
 
   // text -> ids, at the most so many
   encode(text, most) {
-    const ids = this.words(text).flatMap((word) => this.pieces(word));
+    const ids = this.split(text).flatMap((part) => this.added.get(part) ?? this.words(part).flatMap((word) => this.pieces(word)));
     return [this.first, ...ids.slice(0, most - 2), this.last];
+  }
+
+  // The text at the added tokens, which stay.
+  split(text) {
+    const escaped = [...this.added.keys()].map((word) => word.replace(/[^\w]/g, "\\$&"));
+    return escaped.length ? text.split(new RegExp(`(${escaped.join("|")})`, "u")) : [text];
   }
 
   words(text) {
