@@ -119,7 +119,7 @@ def test_words_are_those_of_tokenizers(page, tmp_path):
         "e\u0301tude №5 ½ ﬁne",
         "🎹 piano 🎻",
         "well " * 60,
-        "[SEP] #$%&",
+        "[SEP] a[MASK]b #$%& [CL",
     ]
     with served(export_page(MODELS["one stage"], "tiny", tmp_path)) as address:
         page.goto(address)
