@@ -3,9 +3,9 @@
     python benchmarks/runtimes.py                      # pocket, 10 s of music, one thread each
     python benchmarks/runtimes.py --threads 2 --rows "PyTorch; ONNX Runtime"
 
-Each row is a process of its own. load: from nothing (the interpreter's start included, the browser's not) to a model that
-is ready. Real-time factor: seconds of computing for a second of music, loading not counted; in the browser as the page
-itself counts it, in Chromium without a window.
+Each row is a process of its own. load: from nothing to a model that is ready, the start of the interpreter and of the
+browser included. Real-time factor: seconds of computing for a second of music, loading not counted; in the browser as
+the page itself counts it, in Chromium without a window.
 """
 
 import argparse

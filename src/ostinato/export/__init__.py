@@ -3,7 +3,7 @@
     graphs   what is exported, as modules that tracing can follow: text, reading, step, denoising, sound
     trace    a module becomes a file in ONNX
     write    a model becomes a folder of graphs, with a JSON that says how they join
-    web      a model becomes a page: weights of few bits, and what is in the folder web/
+    web      a model becomes a page: weights of few bits, and what is in the folder page/
     runtime  such a folder played with ONNX Runtime and NumPy; imports no torch
 
 The way: text.onnx -> read.onnx -> step.onnx, again and again -> denoise.onnx (two stages) -> decode.onnx.

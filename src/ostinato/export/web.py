@@ -1,6 +1,6 @@
 """An exported model as a page: a static folder that turns a sentence into music in a browser and asks no one else.
 
-The page's own files are in web/: `model.js` is `runtime` in JavaScript, on onnxruntime-web, which is beside it: ort.mjs
+The page's own files are in page/: `model.js` is `runtime` in JavaScript, on onnxruntime-web, which is beside it: ort.mjs
 and ort.wasm.xz are dist/ort.wasm.bundle.min.mjs and dist/ort-wasm-simd-threaded.wasm of the npm package of that name,
 1.30.0. Weights become numbers of 8 or 16 bits, and all that is large is packed by gzip, which browsers unpack.
 """
@@ -22,7 +22,7 @@ from ostinato.generation.pipeline import Ostinato
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
 
-PAGE = Path(__file__).parent / "web"
+PAGE = Path(__file__).parent / "page"
 RING = Path(ostinato.__file__).parent / "studio" / "static" / "studio" / "ring-worklet.js"  # the studio's audio thread
 # Bits of a weight, by graph: where 8 were measured to change the music no more than 16 do (LOG.md).
 BITS = {"text": 8, "fine-text": 8, "read": 16, "step": 16, "denoise": 8, "decode": 8}
