@@ -1,6 +1,6 @@
 """An exported model as a page: a static folder that turns a sentence into music in a browser and asks no one else.
 
-The page's own files are in page/: `model.js` is `runtime` in JavaScript, on onnxruntime-web, which is beside it: ort.mjs
+The page's own files are in page/: `model.js` is `runtime` in JavaScript, on onnxruntime-web, which is there too: ort.mjs
 and ort.wasm.xz are dist/ort.wasm.bundle.min.mjs and dist/ort-wasm-simd-threaded.wasm of the npm package of that name,
 1.30.0. Weights become numbers of 8 or 16 bits, and all that is large is packed by gzip, which browsers unpack.
 """
