@@ -57,7 +57,8 @@ def assert_same_checkpoint(a, b):
     for file in sorted(a.glob("*.safetensors")):
         found, wanted = load_file(file), load_file(b / file.name)
         assert found.keys() == wanted.keys()
-        assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
+        other = [name for name in found if not torch.equal(found[name], wanted[name])]
+        assert not other, f"{file.name}: {other}"
     found, wanted = (torch.load(folder / "optimizers.pt", weights_only=True) for folder in (a, b))
     assert found.keys() == wanted.keys()
     averages = [states.pop("average", {}) for states in (found, wanted)]

@@ -154,7 +154,13 @@ def test_tokenizer_that_closes_nothing(tmp_path):
 def test_minilm_is_transformers_own(minilm):
     from transformers import AutoTokenizer, BertModel
 
-    texts = ["", "slow piano in the rain", "Fast drums, and a bass!", "žluťoučký kůň 🎹 日本 naïve", "a long night " * 90]
+    texts = [
+        "",
+        "slow piano in the rain",
+        "Fast drums, and a bass!",
+        "žluťoučký kůň 🎹 日本 naïve",
+        "a long night " * 90,
+    ]
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     batch = tokenizer(texts, truncation=True, max_length=256, padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -98,7 +98,7 @@ def trained(stores, tmp_path_factory):
     cross = run_on(root, "cross", 2, shard=True, steps=2, variant="cross-simba")
     (root / "cross.json").write_text(json.dumps(dataclasses.asdict(cross)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-4000:]
     (root / "stdout").write_text(done.stdout)
     return root

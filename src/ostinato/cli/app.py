@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Text to music with state-space models.",
 )
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 MODELS = "A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
 Model = Annotated[str | None, typer.Option(help=MODELS)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]

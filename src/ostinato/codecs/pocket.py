@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ostinato.codecs.base import check_codes, latent_slices, whole_frames
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import check_shapes, read_config, read_model_folder, write_model_folder
+from ostinato.utils.files import load_module, read_config, write_model_folder
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class PocketConfig:
                 raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
         if self.window % self.hop or self.window < 2 * self.hop:  # else a window's zero is covered by no other
             raise ValueError(f"window {self.window} must be a multiple of hop {self.hop}, at least {2 * self.hop}")
+        if self.window > 1 << 16:  # the table of it is in no file, whose size would bound it
+            raise ValueError(f"window must be at most {1 << 16} samples, got {self.window}")
 
 
 class Quantised(NamedTuple):
@@ -87,7 +89,7 @@ class ResidualVQ(nn.Module):
         K, d, c = config.num_codebooks, config.width, config.code_width
         self.into = nn.ModuleList(nn.Linear(d, c) for _ in range(K))
         self.out = nn.ModuleList(nn.Linear(c, d) for _ in range(K))
-        self.codebook = nn.Parameter(torch.randn(K, config.codebook_size, c))
+        self.codebook = nn.Parameter(torch.empty(K, config.codebook_size, c).normal_())
         # Running share of use, times codebook_size (1 = an even share): revives entries that nothing chooses.
         self.register_buffer("usage", torch.ones(K, config.codebook_size))
 
@@ -162,7 +164,7 @@ class PocketCodec(nn.Module):
         self.quantiser = ResidualVQ(config)
         self.decoder = nn.Sequential(*(ConvNeXt(d, config.depth) for _ in range(config.depth)), nn.LayerNorm(d))
         self.synthesise = nn.Linear(d, 2 * bins)
-        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.window, device="cpu"), persistent=False)
 
     def forward(self, audio: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Quantised]:
         """audio [b, 1, samples] -> reconstruction [b, 1, samples], quantised. For training."""
@@ -222,14 +224,10 @@ class PocketCodec(nn.Module):
         """Load a folder written by `save_pretrained`. Raises UserError if it is not one."""
         try:
             sizes = PocketConfig(**read_config(folder)["codec"])
-            check_shapes(folder, lambda: cls(sizes), max(sizes.depth, sizes.num_codebooks))
-            _, weights = read_model_folder(folder, "pocket")
-            codec = cls(sizes)
-            codec.load_state_dict(weights)
+            return load_module(folder, lambda: cls(sizes), max(sizes.depth, sizes.num_codebooks))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{folder} is no whole pocket codec ({reason}); copy the folder again") from error
-        return codec.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and model.safetensors."""

@@ -199,10 +199,10 @@ def _scan_one(track: Track) -> Facts:
 
 
 def _start_work(recipe: Recipe, out: Path, context: Context) -> None:
-    one_thread()
     _here["worker"] = make_worker(recipe, out, context)
 
 
 def _work_one(pair: tuple[Track, Facts]) -> float:
     worker: Worker = _here["worker"]
-    return float(worker.do(*pair))
+    with one_thread():
+        return float(worker.do(*pair))

@@ -70,14 +70,13 @@ class Actor:
     """One process of a pool."""
 
     def __init__(self, recipe: Recipe, out: str, context: Context, segment: Segment):
-
-        one_thread()
         self.segment, self.whole = segment, segment.first and segment.last
         codec = make_codec(recipe, context) if segment.last else None
         self.worker = Worker(recipe, Path(out), make_stages(segment.steps, context), codec)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        states = [self.step(pickle.loads(held)) for held in batch["state"]]
+        with one_thread():
+            states = [self.step(pickle.loads(held)) for held in batch["state"]]
         return {"state": np.array([pickle.dumps(state) for state in states], dtype=object)}
 
     def step(self, state: State) -> Any:

@@ -21,7 +21,7 @@ from ostinato.generation.windows import Windows
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import TextEncoder
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import check_shapes, fill, read_config, write_model_folder
+from ostinato.utils.files import load_module, read_config, write_model_folder
 from ostinato.utils.schema import build
 
 SEEDS = 2**62  # added to a clip's seed: the fine stage's noise is another than the language model's
@@ -220,11 +220,9 @@ def load_fine(folder: str | Path, codec: Codec, device: str | torch.device = "cp
     sizes, scale, sampling, config = fine_folder(folder)
     check_sizes(sizes, codec)
     repeats = max(sizes.blocks, sizes.num_codebooks, len(sizes.multiples))
-    check_shapes(folder, lambda: make_denoiser(sizes), repeats)
-    denoiser = make_denoiser(sizes)
-    fill(denoiser, folder)
+    denoiser = load_module(folder, lambda: make_denoiser(sizes), repeats)
     config.pop("weights", None)  # which file was read; a copy of the model has one
-    return FineStage(denoiser.eval().to(device), codec, scale, sampling, config)
+    return FineStage(denoiser.to(device), codec, scale, sampling, config)
 
 
 def save_fine(folder: str | Path, sizes: FineConfig, scale: Scale, config: dict, weights: dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from ostinato.codecs.load import SHORT_NAMES
 from ostinato.models.lm import LMConfig, MusicLM
 from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import check_shapes, fill, read_config, weights_file, write_model_folder
+from ostinato.utils.files import load_module, read_config, weights_file, write_model_folder
 from ostinato.utils.schema import build
 
 TWO_STAGE = "ostinato-two-stage"  # model_type of a folder with a language model and a fine stage
@@ -52,11 +52,9 @@ def lm_config(folder: str | Path) -> tuple[LMConfig, dict]:
 def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
     """The language model of a folder and its config. Raises UserError if the folder is incomplete."""
     sizes, config = lm_config(folder)
-    check_shapes(folder, lambda: MusicLM(sizes), max(sizes.blocks, sizes.num_codebooks))
-    lm = MusicLM(sizes)
-    fill(lm, folder)
+    lm = load_module(folder, lambda: MusicLM(sizes), max(sizes.blocks, sizes.num_codebooks))
     config.pop("weights", None)  # which file was read; a copy of the model has one
-    return lm.eval(), config
+    return lm, config
 
 
 def resolve(name: str | Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""The settings of sampling, of both stages. Nothing here needs torch, so that a value that cannot be is refused at once."""
+"""The settings of sampling, of both stages. Nothing here needs torch: a value that cannot be is refused at once."""
 
 import math
 from dataclasses import dataclass

@@ -44,13 +44,20 @@ class Mamba2(nn.Module):
         channels = self.inner + 2 * state
         self.in_proj = Linear(width, self.inner + channels + self.h, bias=False)  # z, x, B, C, dt
         self.conv1d = nn.Conv1d(channels, channels, conv, groups=channels)
-        # A in [-16, -1] and softplus(dt_bias) log-uniform in [0.001, 0.1]: time constants of 1 to 1000 frames.
-        dt = torch.exp(torch.rand(self.h) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        self.A_log = nn.Parameter(torch.empty(self.h).uniform_(1, 16).log())
+        self.dt_bias, self.A_log = nn.Parameter(torch.empty(self.h)), nn.Parameter(torch.empty(self.h))
+        self.reset_parameters()
         self.D = nn.Parameter(torch.ones(self.h))
         self.norm = GatedNorm(self.inner)
         self.out_proj = Linear(self.inner, width, bias=False)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A in [-16, -1] and softplus(dt_bias) log-uniform in [0.001, 0.1]: time constants of 1 to 1000 frames."""
+        if self.A_log.is_meta:
+            return
+        dt = torch.exp(torch.rand(self.h) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log.uniform_(1, 16).log_()
 
     def empty_state(self, b: int) -> MambaState:
         weight = self.conv1d.weight

@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ostinato.utils.files import Unfilled
+
 PARTS = {  # of a layer: PyTorch's name and the file's
     "self_attn.out_proj": "attention.output.dense",
     "norm1": "attention.output.LayerNorm",
@@ -42,7 +44,7 @@ def read_bert(path: Path, heads: int) -> BertEncoder:
     words, places = (weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position"))
     layers = sum(name.endswith("intermediate.dense.weight") for name in weights)
     hidden = len(weights["encoder.layer.0.intermediate.dense.bias"])
-    with torch.device("meta"):
+    with Unfilled():
         model = BertEncoder(len(words), words.shape[1], layers, heads, hidden, len(places))
     own = {
         "words.weight": words,

@@ -87,7 +87,7 @@ class Loop:
     def __init__(self, run: Run, task: Any, accelerator: Accelerator, output: Path):
         self.run_config, self.task, self.accelerator, self.output = run, task, accelerator, output
         self.hyper = run.train
-        self.console = Console(stderr=True, quiet=not accelerator.is_main_process)
+        self.console = Console(stderr=True, quiet=not accelerator.is_main_process, soft_wrap=True)
         self.asked = self.agreed = False  # to stop: this process, by a signal; all of them
         self.between_steps = True  # weights and optimizers belong to self.step
         self.scored: tuple[int, float, bool] = (0, math.inf, False)  # step, lowest score, of the averaged weights?

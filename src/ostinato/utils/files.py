@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ostinato.utils.errors import UserError, why
 
@@ -19,6 +20,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_config(folder: str | Path) -> dict:
@@ -75,6 +78,26 @@ def saved_digest(path: Path) -> str | None:
     return read_config(path.parent).get("sha256")
 
 
+class Unfilled(TorchFunctionMode):
+    """Modules made under it have weights without values, for a file to fill: no time is spent on drawing them. (On the
+    meta device a draw has PyTorch import its compiler, which takes seconds.)"""
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(function, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def load_module(folder: str | Path, make: Callable[[], M], count: int) -> M:
+    """The module that `make` builds, with the folder's weights, mapped into memory where they are float32; ready to
+    play. count, and errors: as `check_shapes` and `fill`."""
+    check_shapes(folder, make, count)
+    with Unfilled():
+        module = make()
+    fill(module, folder, assign=True)
+    return module.eval()
+
+
 def check_shapes(folder: str | Path, make: Callable[[], nn.Module], count: int) -> None:
     """Raise UserError unless the module that `make` builds has the shapes of the folder's weights. Nothing is
     allocated: a config.json from a stranger cannot ask for more memory than the weights beside it explain.
@@ -93,7 +116,7 @@ def check_shapes(folder: str | Path, make: Callable[[], nn.Module], count: int) 
     if count > len(shapes):
         raise UserError(f"{unfit}: it asks for {count} parts, and there are {len(shapes)} weights in all")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             module = make()
     except (RuntimeError, ValueError, TypeError, OverflowError, ArithmeticError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -103,17 +126,6 @@ def check_shapes(folder: str | Path, make: Callable[[], nn.Module], count: int) 
         if wanted.get(name) != shapes.get(name):
             has, asks = (f"{list(s[name])}" if name in s else "nothing" for s in (shapes, wanted))
             raise UserError(f"{unfit}: {name} is {has} in the file, {asks} by the config; copy the folder again")
-    beside = sum(t.numel() * t.element_size() for name, t in module.named_buffers() if name not in wanted)
-    if beside > path.stat().st_size + (64 << 20):
-        raise UserError(f"{folder}/config.json asks for tables of {beside >> 20} MB, more than its weights explain")
-
-
-def read_model_folder(folder: str | Path, model_type: str) -> tuple[dict, dict[str, Tensor]]:
-    """config.json and weights of a folder of the given model_type. Raises UserError where they are not that."""
-    config = read_config(folder)
-    if config.get("model_type") != model_type:
-        raise UserError(f"{folder} holds a model of type {config.get('model_type')!r}, not {model_type!r}")
-    return config, read_weights(weights_file(folder))
 
 
 def weights_file(folder: str | Path) -> Path:
@@ -124,12 +136,12 @@ def weights_file(folder: str | Path) -> Path:
     return Path(folder) / name
 
 
-def fill(module: nn.Module, folder: str | Path, name: str | None = None) -> None:
-    """Load the weights of a folder into `module`: the file `name`, by default those to play. Raises UserError if they
-    are of another module, or not whole."""
+def fill(module: nn.Module, folder: str | Path, name: str | None = None, assign: bool = False) -> None:
+    """Load the weights of a folder into `module`: the file `name`, by default those to play. assign: in place of the
+    module's own, which may be in use elsewhere. Raises UserError if they are of another module, or not whole."""
     weights = read_weights(Path(folder) / name if name else weights_file(folder))
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}"
