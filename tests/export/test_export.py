@@ -161,10 +161,11 @@ def test_generating_imports_no_torch_and_a_stream_is_the_file(folder, tmp_path):
         (("--continue-from", __file__), "leave out --continue-from"),
         (("--steps", "3"), "no fine stage"),
         (("--runtime", "tflite"), "unknown runtime"),
+        (("--runtime", "torch"), "play it with --runtime onnx"),
     ],
 )
 def test_what_cannot_be_played_is_said_in_a_line(folder, changed, message):
-    done = run("sys.exit(code)", "generate", "slow", "--runtime", "onnx", "--model", folder, *changed)
+    done = run("sys.exit(code)", "generate", "slow", "--model", folder, "--runtime", "onnx", *changed)
     assert done.returncode == 2 and message in done.stderr.decode() and len(done.stderr.splitlines()) == 1
 
 

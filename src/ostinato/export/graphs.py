@@ -82,7 +82,8 @@ class Step(nn.Module):
         super().__init__()
         self.lm = lm
         nothing = torch.zeros(1, lm.config.width)
-        self.tables = nn.ParameterList(torch.cat([t.weight, nothing.to(t.weight)]) for t in lm.embedding)  # type: ignore[list-item]
+        tables = [table.weight for table in lm.embedding]
+        self.tables = nn.ParameterList(torch.cat([table, nothing.to(table)]) for table in tables)  # type: ignore
 
     def state(self, rows: int) -> dict[str, Tensor]:
         """The state before the first step."""

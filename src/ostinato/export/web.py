@@ -1,8 +1,8 @@
 """An exported model as a page: a static folder that turns a sentence into music in a browser and asks no one else.
 
-The page's own files are in page/: `model.js` is `runtime` in JavaScript, on onnxruntime-web, which is there too: ort.mjs
-and ort.wasm.xz are dist/ort.wasm.bundle.min.mjs and dist/ort-wasm-simd-threaded.wasm of the npm package of that name,
-1.30.0. Weights become numbers of 8 or 16 bits, and all that is large is packed by gzip, which browsers unpack.
+The page's own files are in page/. `model.js` is `runtime` in JavaScript, on onnxruntime-web, which is there too:
+ort.mjs and ort.wasm.xz are dist/ort.wasm.bundle.min.mjs and dist/ort-wasm-simd-threaded.wasm of npm's package 1.30.0.
+Weights become numbers of 8 or 16 bits, and all that is large is packed by gzip, which browsers unpack.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import ostinato
-from ostinato.export.write import ABOUT, WRITTEN, check_packages, export_model
+from ostinato.export.write import ABOUT, WRITTEN, check_packages, export_model, tokenizer_of, tokens_of
 from ostinato.generation.pipeline import Ostinato
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
@@ -38,14 +38,13 @@ def export_page(
     and what `export_model` raises.
     """
     check_packages()
-    folder = empty_page(out)
+    if json.loads(tokenizer_of(tokens_of(model.text)).to_str())["model"].get("type") != "WordPiece":
+        raise UserError(f"a page reads with minilm, and this model with {model.text.name}: train one on minilm")
     if model.fine is not None and model.fine.text is not None:
         raise UserError("both stages must read with the same text encoder to be a page")
+    folder = empty_page(out)
     with tempfile.TemporaryDirectory() as temporary:
         graphs = export_model(model, name, temporary, on_graph)
-        tokenizer = json.loads((graphs / "tokenizer.json").read_text(encoding="utf-8"))
-        if tokenizer["model"].get("type") != "WordPiece":
-            raise UserError(f"a page reads with minilm, and this model with {model.text.name}: train one on minilm")
         inside = folder / "model"
         inside.mkdir()
         about: dict[str, Any] = json.loads((graphs / ABOUT).read_text())

@@ -143,10 +143,14 @@ def tokens_of(encoder: TextEncoder) -> Tokens:
     return encoder
 
 
+def tokenizer_of(encoder: Tokens) -> Any:
+    """Its tokenizer, of the package of that name: transformers' own holds one."""
+    return getattr(encoder.tokenizer, "backend_tokenizer", encoder.tokenizer)
+
+
 def write_text(encoder: Tokens, path: Path) -> None:
     """The text encoder, and its tokenizer beside it."""
-    # That of transformers holds one of tokenizers.
-    tokenizer = getattr(encoder.tokenizer, "backend_tokenizer", encoder.tokenizer)
+    tokenizer = tokenizer_of(encoder)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     beside = path.with_name(path.stem.replace("text", "tokenizer") + ".json")
