@@ -113,9 +113,11 @@ def test_every_language_model_plays_the_same(variant, K, pattern, sizes, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "changes"),
     [
-        (FineSampling("dpm++", 3, 1.0, 0.5, 0.1, snapped=False), {"denoiser": "simba", "prediction_type": "codes"}),
+        (
+            FineSampling("dpm++", 3, 1.0, 0.5, 0.1, temperature=0.8, snapped=False),
+            {"denoiser": "simba", "prediction_type": "codes"},
+        ),
         (FineSampling("ddpm", 3, 2.0, 0.5, 0.1, first=0.3), {"denoiser": "unet", "prediction_type": "v"}),
-        (FineSampling("ddim", 2, 2.0, 0.4, 0.0, temperature=0.8), {"denoiser": "simba", "prediction_type": "codes"}),
     ],
 )
 def test_two_stages_play_the_same(settings, changes, tmp_path):

@@ -117,7 +117,8 @@ class Step(nn.Module):
         if "position" in inputs:
             x = x + sinusoids(inputs["position"].unsqueeze(1), x.shape[-1], self.lm.positions).squeeze(1).to(x.dtype)
             after.append(inputs["position"] + 1)
-        for i, layer in enumerate(self.lm.layers):
+        layers: list[Any] = list(self.lm.layers)
+        for i, layer in enumerate(layers):
             u, mixer = layer.norm(x), layer.mixer
             if isinstance(mixer, Mamba2):
                 y, *state = mamba(mixer, u, inputs[f"conv.{i}"], inputs[f"ssm.{i}"])

@@ -6,7 +6,7 @@ nothing: everything exported is straight-line arithmetic.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,4 +92,5 @@ def transposed(g: Any, x: Any) -> Any:
     return g.op("Transpose", x, perm_i=[*first, b, a])
 
 
-LACKING = {"aten::rms_norm": rms_norm, "aten::mT": transposed}  # operators that the exporter has no way to write
+# Operators that the exporter has no way to write.
+LACKING: dict[str, Callable[..., Any]] = {"aten::rms_norm": rms_norm, "aten::mT": transposed}

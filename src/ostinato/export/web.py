@@ -78,7 +78,7 @@ def empty_page(out: str | Path) -> Path:
 
 
 def write_packed(path: Path, data: bytes) -> None:
-    write_atomic(path, lambda temporary: temporary.write_bytes(gzip.compress(data, 9, mtime=0)))
+    write_atomic(path, lambda temporary: temporary.write_bytes(gzip.compress(data, 6, mtime=0)))
 
 
 def smaller(path: Path, bits: int) -> bytes:

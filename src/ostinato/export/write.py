@@ -177,7 +177,7 @@ def write_step(lm: MusicLM, path: Path) -> None:
         "top_k": torch.tensor(0),
         "top_p": torch.tensor(1.0),
     }
-    outputs = {"next_codes": {}} | {f"next_{name}": growing(name) for name in state}
+    outputs: dict[str, dict[int, str]] = {"next_codes": {}} | {f"next_{name}": growing(name) for name in state}
     axes = {name: growing(name) for name in text | state} | outputs
     trace(module, inputs | text | state, list(outputs), axes, path, named=True)
 
