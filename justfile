@@ -9,7 +9,7 @@ quick:
 
 # the README's test command
 test:
-    ruff check . && mypy && pytest
+    ruff check . && mypy && pytest -n 2 --dist loadfile
 
 # style, types and the tree in the docs
 lint:
