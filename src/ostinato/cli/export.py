@@ -44,13 +44,12 @@ def export(
 
 def generate_exported(
     folder: str | None,
-    lines: list[tuple[str, Path]],
+    takes: list[tuple[int, str, Path]],
     seconds: float,
-    seed: int,
     changed: dict[str, Any],
     steps: int | None,
 ) -> None:
-    """Each sentence into its file, or as a WAV to the standard output ("-"), line i with seed + i. Imports no torch."""
+    """Seeds, sentences and files, one after another; "-" is a WAV to the standard output. Imports no torch."""
     if folder is None:
         raise UserError("--runtime onnx plays an exported model: ostinato export pocket OUT, then --model OUT")
     with console.status("loading"):
@@ -63,11 +62,11 @@ def generate_exported(
                 raise UserError("--steps is for models of two stages, and this one has no fine stage: leave it out")
             exported.fine = replace(exported.fine, steps=steps)
     frames = max(1, round(seconds * exported.frame_rate))
-    for i, (sentence, path) in enumerate(lines):
+    for seed, sentence, path in takes:
         began = time.monotonic()
         with progress() as bars:
             told = show_progress(bars)
-            pieces = exported.play(sentence, frames, seed + i, settings, partial(told, "frames"))
+            pieces = exported.play(sentence, frames, seed, settings, partial(told, "frames"))
             if str(path) == "-":
                 return to_stdout(exported, pieces)
             audio = np.concatenate([samples for samples, _ in pieces])
@@ -75,7 +74,7 @@ def generate_exported(
         write_samples(path, audio, exported.sample_rate, tags)
         spent, length = time.monotonic() - began, len(audio) / exported.sample_rate
         print(
-            f"{path}: {length:.1f} s at {exported.sample_rate} Hz, seed {seed + i}, in {spent:.1f} s "
+            f"{path}: {length:.1f} s at {exported.sample_rate} Hz, seed {seed}, in {spent:.1f} s "
             f"(real-time factor {spent / length:.2f})"
         )
 

@@ -98,8 +98,8 @@ def generate(
             raise UserError("--runtime onnx plays from nothing, on the CPU: leave out --continue-from and --device")
         from ostinato.cli.export import generate_exported
 
-        todo = [(text, path) for text, path in lines if not path.exists()] if prompts else [(prompt, output)]
-        return generate_exported(model, todo, seconds, seed, given, steps)
+        numbered = [(seed + i, text, path) for i, (text, path) in enumerate(lines) if not path.exists()]
+        return generate_exported(model, numbered if prompts else [(seed, prompt, output)], seconds, given, steps)
     check_model(model)
     with console.status("loading"):
         from ostinato.generation.pipeline import Clip, load
