@@ -22,3 +22,7 @@ docs:
 # everything that CI runs
 ci:
     bash .ci/run
+
+# all benchmarks at a small size, beside the committed table
+bench:
+    python -m benchmarks

@@ -15,9 +15,11 @@ that lives during forward and backward on top of what is given, by CUDA's alloca
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -144,6 +146,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of x, B and C")
     parser.add_argument("--check", type=int, default=320, help="frames of the comparison with float64")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--ways", help="only those with this in their name")
+    parser.add_argument("--json", metavar="FILE", help="write every figure")
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, args.dtype)
@@ -160,6 +164,8 @@ def main() -> None:
     rows: list[tuple[str, int, dict[str, float], float, float, int | None]] = []
     lacking = []
     for label, way, chunks, package in WAYS:
+        if (args.ways or "") not in label:
+            continue
         if not find_spec(package):
             lacking.append(f"{label}: not installed")
             continue
@@ -183,6 +189,13 @@ def main() -> None:
         cells = [label, str(chunk), f"{1e3 * forward:.2f}", f"{1e3 * both:.2f}", f"{base / both:.2f}", memory]
         print("| " + " | ".join(cells + [f"{v:.1e}" for v in wrong.values()]) + " |")
     print("\n".join(["", *lacking]))
+    if args.json:
+        kept = [
+            {"way": label, "chunk": chunk, "forward ms": 1e3 * forward, "with backward ms": 1e3 * both, "peak": peak}
+            | {"error": max(wrong.values())}
+            for label, chunk, wrong, forward, both, peak in rows
+        ]
+        Path(args.json).write_text(json.dumps({"machine": name, "rows": kept, "lacking": lacking}, indent=1))
 
 
 if __name__ == "__main__":

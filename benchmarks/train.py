@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -85,7 +86,7 @@ def kernels_of_mamba_ssm() -> None:
         y = mamba_chunk_scan_combined(x, dt, A, B.unsqueeze(2), C.unsqueeze(2), 256)
         return y, state
 
-    ostinato.models.mamba.ssd = ssd
+    ostinato.models.mamba.ssd = ssd  # which layers take when they are made
 
 
 def config_of(job: dict) -> LMConfig:
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--checkpointing", action="store_true", help="of activations")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--json", metavar="FILE", help="write every figure")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -197,6 +199,10 @@ def main() -> None:
         cells = [model, f"{r['parameters'] / 1e6:.1f} M", f"{1e3 * r['seconds']:.0f}", f"{r['tokens/s']:,.0f}"]
         cells += [f"{r['flops'] / r['seconds'] / rate:.1%}", f"{r['peak'] / 1e9:.2f}", planned, ratio]
         print("| " + " | ".join(cells) + " |")
+    if args.json:
+        rows = [{"model": model, "ms": 1e3 * r["seconds"], "mfu": r["flops"] / r["seconds"] / rate} | r
+                for model, r in found.items()]  # fmt: skip
+        Path(args.json).write_text(json.dumps({"machine": where, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

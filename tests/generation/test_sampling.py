@@ -9,7 +9,7 @@ from tiny import PATTERNS, make_codec, make_lm, make_text
 
 from ostinato.generation.guidance import both_branches, guide
 from ostinato.generation.pipeline import Ostinato
-from ostinato.generation.sampling import Generation, Sampling, begin, generate_frames, sample
+from ostinato.generation.sampling import BLOCK, Generation, Sampling, begin, exponential, generate_frames, sample
 from ostinato.models.lm import VARIANTS
 from ostinato.models.text_encoder import load_text_encoder
 from ostinato.utils.errors import UserError
@@ -183,14 +183,13 @@ def test_continuing_is_not_having_stopped(K, pattern, T0):
     lm, text, seeds = make_lm("prefix-simba", K, pattern), make_text(3, 5), [3, 4]
     generation = begin(lm, text, EMPTY, LIVELY, seeds)
     at = {}
-    original = sample
 
-    def noted(logits, settings, generators):
+    def noted(shape, generators, *others):
         at[generation.done] = [g.get_state() for g in generators]
-        return original(logits, settings, generators)
+        return exponential(shape, generators, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ostinato.generation.sampling.sample", noted)
+        patch.setattr("ostinato.generation.sampling.exponential", noted)
         whole = take(lm, generation, T0 + 9)
     again = begin(lm, text, EMPTY, LIVELY, [0, 0], whole[:, :, :T0])
     for generator, state in zip(again.generators, at[again.done], strict=True):
@@ -219,7 +218,8 @@ def test_saved_and_forked_it_goes_on_the_same(tmp_path_factory, data):
     settings = Sampling(data.draw(st.sampled_from((1.0, 3.0))), 2.5, 6, 0.97)
     T0, count = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 6))
     given = torch.randint(7, (2, K, T0), generator=generators(1)[0]) if T0 else None
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BLOCK, "cpu", data.draw(st.sampled_from((1, 4))))  # noise that is drawn ahead is not lost
         generation = begin(lm, text, EMPTY, settings, [1, 2], given)
         list(islice(generate_frames(lm, generation), count))
         path = tmp_path_factory.mktemp("saved") / "generation.safetensors"

@@ -2,6 +2,7 @@
 
     pipeline     `Ostinato`: text encoder, language model, fine stage and codec held together; `load` loads it all
     sampling     the loop that generates frame after frame, with a state that can be saved and forked; settings: its own
+    cuda_graph   a step of the loop as a CUDA graph
     guidance     classifier-free guidance: a branch with the text beside one without
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
     diffusion    v-prediction: losses and the loop of a sampler; schedule: its steps, as plain numbers

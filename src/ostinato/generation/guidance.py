@@ -16,4 +16,4 @@ def both_branches(text: tuple[Tensor, Tensor], empty: tuple[Tensor, Tensor]) -> 
 def guide(logits: Tensor, guidance: float) -> Tensor:
     """Both branches [2b, K, V], with text first -> [b, K, V]: classifier-free guidance (arXiv 2207.12598)."""
     with_text, without = logits.chunk(2)
-    return without + guidance * (with_text - without)
+    return torch.lerp(without, with_text, guidance)

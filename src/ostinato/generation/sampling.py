@@ -1,7 +1,7 @@
 """Sampling: guidance, temperature, top-k and top-p, and the loop that generates frame after frame."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,29 +10,43 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ostinato.generation.cuda_graph import Step, graphed
 from ostinato.generation.guidance import both_branches, guide
 from ostinato.generation.settings import Sampling
 from ostinato.models.lm import LMState, MusicLM
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
 
+BLOCK = {"cuda": 32}  # steps whose noise is drawn at once: there each row of each draw is a kernel to start
+
 
 def sample(logits: Tensor, settings: Sampling, generators: list[torch.Generator]) -> Tensor:
     """logits [b, K, V] -> codes [b, K]; row i is sampled by its own generator, whatever else is in the batch."""
+    return pick(logits, settings, exponential(logits.shape[1:], generators, logits.device, settings))
+
+
+def exponential(
+    shape: Sequence[int], generators: list[torch.Generator], device: torch.device, settings: Sampling
+) -> Tensor:
+    """The noise of a sample, [b, *shape], each row by its own generator; nothing is drawn where nothing is sampled."""
+    if settings.temperature == 0:
+        return torch.ones(len(generators), *shape, device=device)
+    return torch.stack([torch.empty(shape, device=device).exponential_(generator=g) for g in generators])
+
+
+def pick(logits: Tensor, settings: Sampling, noise: Tensor) -> Tensor:
+    """logits and exponential noise [b, K, V] -> codes [b, K]. Nothing here waits for a GPU."""
     if settings.temperature == 0:
         return logits.argmax(-1)
     logits = logits.float() / settings.temperature
     if 0 < settings.top_k < logits.shape[-1]:
-        least = logits.topk(settings.top_k, -1).values[..., -1:]
+        least = logits.topk(settings.top_k, -1, sorted=False).values.amin(-1, keepdim=True)
         logits = logits.masked_fill(logits < least, float("-inf"))
     if settings.top_p < 1:
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
         beyond = ordered.cumsum(-1) - ordered >= settings.top_p  # keeps the code that crosses top_p
         logits = logits.masked_fill(beyond.gather(-1, order.argsort(-1)), float("-inf"))
     # The Gumbel-max trick, as a race: argmax of p / e with e exponential is a sample of p.
-    noise = torch.stack(
-        [torch.empty_like(row).exponential_(generator=g) for row, g in zip(logits, generators, strict=True)]
-    )
     return (logits.softmax(-1) / noise).argmax(-1)
 
 
@@ -46,6 +60,16 @@ class Generation:
     prompt_codes: Tensor  # [b, K, T0] codes to continue from
     recent: Tensor  # [b, K, w] the last steps, enough to put a frame together
     done: int = 0  # steps sampled or taken from the prompt
+    noise: Tensor | None = None  # [b, n, K, V - 1], drawn for the next n steps
+
+    def next_noise(self, shape: Sequence[int]) -> Tensor:
+        """Of one step, [b, *shape]; drawn for a `BLOCK` of steps at once."""
+        if self.noise is None or not self.noise.shape[1]:
+            device = self.recent.device
+            several = (BLOCK.get(device.type, 1), *shape)
+            self.noise = exponential(several, self.generators, device, self.settings)
+        first, self.noise = self.noise[:, 0], self.noise[:, 1:]
+        return first
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file, whole or not at all. Raises UserError if that fails."""
@@ -53,6 +77,8 @@ class Generation:
             "given": self.prompt_codes,
             "recent": self.recent,
         }
+        if self.noise is not None and self.noise.shape[1]:
+            tensors["noise"] = self.noise
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
         metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
         # Copies: sub-layers share the mask of the text, and a file must not.
@@ -82,7 +108,7 @@ class Generation:
             state.load_tensors(saved)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is not a saved generation of this model ({error})") from error
-        return cls(settings, generators, state, tensors["given"], tensors["recent"], done)
+        return cls(settings, generators, state, tensors["given"], tensors["recent"], done, tensors.get("noise"))
 
 
 def sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
@@ -138,15 +164,23 @@ def begin(
 def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     """Generate without end: yields the codes [b, K] of each new frame once all its codebooks are there.
 
-    `generation` is always whole between two frames: save it, or `copy.deepcopy` it to fork.
+    `generation` is always whole between two frames: save it, or `copy.deepcopy` it to fork. Nothing waits for a GPU:
+    codes, noise and state stay there until someone reads the codes.
     """
     g, pattern, K, special = generation, lm.pattern, lm.config.num_codebooks, lm.special
     T0, branches = g.prompt_codes.shape[2], 1 if g.settings.guidance == 1 else 2
     w = g.recent.shape[2]
-    while True:
-        logits = lm.step(g.recent[:, :, -1].repeat(branches, 1), g.state)
+
+    def next_codes(codes: Tensor, noise: Tensor) -> Tensor:
+        logits = lm.step(codes.repeat(branches, 1), g.state)
         logits = guide(logits, g.settings.guidance) if branches == 2 else logits
-        codes = sample(logits[..., :special], g.settings, g.generators)  # the special token is never sampled
+        return pick(logits[..., :special], g.settings, noise)  # the special token is never sampled
+
+    step: Step | None = None
+    while True:
+        last, noise = g.recent[:, :, -1], g.next_noise((K, special))
+        step = step or graphed(next_codes, g.state, last, noise)
+        codes = step(last, noise)
         for k in range(K):
             t = pattern.frame(g.done, k)
             if t is None:

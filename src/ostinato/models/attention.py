@@ -72,8 +72,12 @@ class SelfAttention(nn.Module):
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
     def step(self, u: Tensor, state: KVState) -> Tensor:
-        """One frame: u [b, d] -> [b, d]."""
-        return self.forward(u.unsqueeze(1), state).squeeze(1)
+        """One frame: u [b, d] -> [b, d]. It sees all frames so far and itself."""
+        q, k, v = self.in_proj(u).view(len(u), 3, self.heads, 1, -1).unbind(1)
+        state.append(k.to(state.k.dtype), v.to(state.v.dtype), None)
+        k, v = (kept[:, :, : state.length].to(q.dtype) for kept in (state.k, state.v))
+        y = F.scaled_dot_product_attention(q, k, v, state.mask[:, None, None, : state.length])
+        return self.out_proj(y.flatten(1))
 
 
 class CrossAttention(nn.Module):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ostinato.models.attention import CrossAttention, KVState, SelfAttention, TextState
 from ostinato.models.linear import Linear
 from ostinato.models.mamba import Mamba2, MambaState
+from ostinato.models.norm import RMSNorm
 from ostinato.models.patterns import make_pattern
 from ostinato.utils.errors import UserError, nearest
 
@@ -130,7 +131,7 @@ class FeedForward(nn.Module):
 
 
 def make_norm(config: LMConfig) -> nn.Module:
-    return nn.RMSNorm(config.width, eps=1e-5) if config.norm == "rms" else nn.LayerNorm(config.width)
+    return RMSNorm(config.width, eps=1e-5) if config.norm == "rms" else nn.LayerNorm(config.width)
 
 
 class SubLayer(nn.Module):
@@ -156,7 +157,8 @@ class SubLayer(nn.Module):
         return x + self.dropout(self.mixer(self.norm(x), state, mask))
 
     def step(self, x: Tensor, state: State) -> Tensor:
-        return x + self.mixer.step(self.norm(x), state)  # type: ignore[operator]
+        normed = self.norm.step(x) if isinstance(self.norm, RMSNorm) else self.norm(x)
+        return x + self.mixer.step(normed, state)  # type: ignore[operator]
 
 
 class MusicLM(nn.Module):
@@ -239,7 +241,7 @@ class MusicLM(nn.Module):
     def step(self, codes: Tensor, state: LMState) -> Tensor:
         """One step [b, K] -> logits [b, K, V], in constant time for Mamba; `state` is carried on in place."""
         x = self.place(self.embed(codes.unsqueeze(-1)), None, state.position).squeeze(1)
-        state.position = state.position + 1
+        state.position += 1
         for layer, s in zip(self.layers, state.layers, strict=True):
             x = layer.step(x, s)  # type: ignore[operator]
         return self.logits(x.unsqueeze(1)).squeeze(2)
@@ -291,8 +293,11 @@ class MusicLM(nn.Module):
 
 def pad_left(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the real tokens of x [b, s, d] to the end of each row, where the frames follow; mask [b, s] likewise."""
-    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    return x.gather(1, order.unsqueeze(-1).expand_as(x)), mask.gather(1, order)
+    real = mask.long()
+    first = mask.shape[1] - real.sum(1, keepdim=True)  # where they begin
+    place = torch.where(mask, first + real.cumsum(1) - 1, (1 - real).cumsum(1) - 1)
+    moved = torch.zeros_like(x).scatter(1, place.unsqueeze(-1).expand_as(x), x)
+    return moved, torch.arange(mask.shape[1], device=mask.device) >= first
 
 
 def sinusoids(position: Tensor, width: int, layout: str = "sinusoidal") -> Tensor:

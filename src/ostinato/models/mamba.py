@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostinato.models.linear import Linear
+from ostinato.models.norm import rms_norm
 from ostinato.models.ssd import ssd, ssd_step
 
 
@@ -29,6 +30,9 @@ class GatedNorm(nn.Module):
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight.to(y.dtype), self.eps)
 
+    def step(self, y: Tensor, z: Tensor) -> Tensor:
+        return rms_norm(F.silu(z).mul_(y), self.weight, self.eps)
+
 
 class Mamba2(nn.Module):
     """width d, SSM state n, expand, head width p, convolution length, chunk length q of the parallel form."""
@@ -49,6 +53,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(self.h))
         self.norm = GatedNorm(self.inner)
         self.out_proj = Linear(self.inner, width, bias=False)
+        self.ssd = ssd  # training may put another backend in its place
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -83,23 +88,24 @@ class Mamba2(nn.Module):
         xBC = F.silu(sum(taps, self.conv1d.bias.to(window.dtype)))  # type: ignore[union-attr]
         x, B, C = xBC.split([self.inner, self.n, self.n], -1)
         x = x.unflatten(-1, (self.h, self.p))
-        y, ssm = ssd(x, dt, -self.A_log.exp(), B, C, before.ssm, self.chunk)
+        y, ssm = self.ssd(x, dt, -self.A_log.exp(), B, C, before.ssm, self.chunk)
         if state is not None:
             state.conv, state.ssm = self.last_inputs(window, mask), ssm
         y = y + x * self.D.to(x.dtype).unsqueeze(-1)
         return self.out_proj(self.norm(y.flatten(2), z))
 
     def step(self, u: Tensor, state: MambaState) -> Tensor:
-        """One frame: u [b, d] -> [b, d]; `state` is carried on in place."""
-        z, xBC, dt = self.in_proj(u).split([self.inner, self.inner + 2 * self.n, self.h], -1)
+        """One frame: u [b, d] -> [b, d]; `state` changes in place, tensor by tensor, as a CUDA graph needs it."""
+        z, xBC, dt = self.in_proj(u).split_with_sizes([self.inner, self.inner + 2 * self.n, self.h], -1)
         dt = F.softplus(dt.to(self.A_log.dtype) + self.dt_bias)
         window = torch.cat([state.conv, xBC.unsqueeze(1)], 1)
-        state.conv = window[:, 1:]
-        xBC = F.silu((window * self.conv1d.weight.squeeze(1).T).sum(1) + self.conv1d.bias)  # type: ignore[operator]
-        x, B, C = xBC.split([self.inner, self.n, self.n], -1)
-        x = x.unflatten(-1, (self.h, self.p))
-        y = ssd_step(x, dt, -self.A_log.exp(), B, C, state.ssm) + x * self.D.unsqueeze(-1)
-        return self.out_proj(self.norm(y.flatten(1), z))
+        state.conv.copy_(window[:, 1:])
+        conv = self.conv1d
+        xBC = F.silu((window * conv.weight.squeeze(1).T).sum(1).add_(conv.bias))  # type: ignore[arg-type]
+        x, B, C = xBC.split_with_sizes([self.inner, self.n, self.n], -1)
+        x = x.view(-1, self.h, self.p)
+        y = ssd_step(x, dt, -self.A_log.exp(), B, C, state.ssm).addcmul_(x, self.D.unsqueeze(-1))
+        return self.out_proj(self.norm.step(y.view(u.shape[0], -1), z))
 
     def last_inputs(self, window: Tensor, mask: Tensor | None) -> Tensor:
         """The convolution's memory after the last real frame: window [b, conv - 1 + T, .] -> [b, conv - 1, .]."""

@@ -7,7 +7,7 @@ optimizer                         AdamW and Muon, and the learning-rate schedule
 checkpoint                        what a checkpoint holds, written whole or not at all, pruned by a rule
 batch_order                       which clips and seeds make up a step, as functions of the step
 log                               log.jsonl, a line for each logged step
-compilation                       torch.compile of each part
+compilation, ssd_backend          torch.compile of each part; what computes SSD on a GPU
 ema, distributed, throughput      averaged weights; several processes; speed
 plan, flops, memory, probe, fit   what a run will cost, before it runs (`--plan`), and does it fit?
 """

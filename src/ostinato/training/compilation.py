@@ -1,4 +1,4 @@
-"""torch.compile of a module in training: part by part, one function for all parts that are alike."""
+"""What makes a module faster in training: a backend of SSD, and torch.compile, part by part."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from ostinato.models.denoisers import SimbaBlock, UNetBlock
 from ostinato.models.lm import MusicLM
+from ostinato.training.config import Optimisation
+from ostinato.training.ssd_backend import use_backend
 
 LENGTH = 64  # compiled for each length anew, texts are padded to a multiple of this, and clips to their full length
 LIMIT = 32  # shapes of one function, in training and in validation; Dynamo's own, 8, would run the rest uncompiled
@@ -22,6 +24,16 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, MusicLM):
         return list(module.layers)
     return [part for part in module.modules() if isinstance(part, UNetBlock | SimbaBlock)] or [module]
+
+
+def make_fast(module: nn.Module, hyper: Optimisation, device: torch.device, say: Callable[[str], object]) -> None:
+    """The backend of SSD, and torch.compile where it is asked for, of a module that will be trained on `device`. Says
+    which backend runs."""
+    name = "torch" if hyper.deterministic and hyper.ssd == "auto" else hyper.ssd
+    if told := use_backend(module, name, device):
+        say(told)
+    if hyper.compile:
+        compile_parts(module)
 
 
 def compile_parts(module: nn.Module, backend: str | Callable = "inductor") -> None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ostinato.training import checkpoint
 from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
-from ostinato.training.compilation import compile_parts
+from ostinato.training.compilation import make_fast
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
 from ostinato.training.distributed import deterministic, launched, make_accelerator, shard, whole, without_sync
 from ostinato.training.ema import EMA
@@ -100,8 +100,7 @@ class Loop:
         if accelerator.is_main_process:
             forget_after(output, self.step)
         for name, module in task.modules.items():
-            if self.hyper.compile:
-                compile_parts(module)
+            make_fast(module, self.hyper, accelerator.device, self.console.print)
             if self.sharded:
                 shard(module, accelerator.device)
             else:
