@@ -5,7 +5,8 @@
 
 Each row is a process of its own. load: from nothing to a model that is ready, the start of the interpreter and of the
 browser included. Real-time factor: seconds of computing for a second of music, loading not counted; in the browser as
-the page itself counts it, in Chromium without a window.
+the page itself counts it, in Chromium without a window. Processor: seconds of a core for a second of music, of the
+process and all that it started (Linux), which other work on the machine changes less.
 """
 
 import argparse
@@ -25,25 +26,34 @@ PROMPT = "A slow Bach chorale played on church organ"
 ROWS = ("PyTorch", "ONNX Runtime", "browser")
 
 
+def mark() -> None:
+    """The processor time so far, a line before and one after what is measured."""
+    print(processor_time(), flush=True)
+
+
 def in_torch(model: str, folder: Path, seconds: float, seed: int) -> float:
     import ostinato
 
     loaded = ostinato.load(model)
-    print("ready", flush=True)
+    mark()
     began = time.monotonic()
     loaded.generate(PROMPT, seconds, seed)
-    return time.monotonic() - began
+    spent = time.monotonic() - began
+    mark()
+    return spent
 
 
 def in_onnx(model: str, folder: Path, seconds: float, seed: int) -> float:
     from ostinato.export.runtime import load_exported
 
     loaded = load_exported(folder / "graphs")
-    print("ready", flush=True)
+    mark()
     began = time.monotonic()
     for _ in loaded.play(PROMPT, round(seconds * loaded.frame_rate), seed):
         pass
-    return time.monotonic() - began
+    spent = time.monotonic() - began
+    mark()
+    return spent
 
 
 class Silent(SimpleHTTPRequestHandler):
@@ -63,14 +73,28 @@ def in_browser(model: str, folder: Path, seconds: float, seed: int) -> float:
         page.set_default_timeout(300_000)
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         page.wait_for_selector("#play:enabled")
-        print("ready", flush=True)
+        mark()
         page.fill("#prompt", PROMPT)
         page.fill("#seed", str(seed))
         page.evaluate(f"document.querySelector('#seconds').append(new Option('{seconds}', '{seconds}', true, true))")
         page.click("#play")
         while not page.evaluate("globalThis.done"):
             page.wait_for_timeout(500)
+        mark()
         return page.evaluate("globalThis.done.spent")
+
+
+def processor_time() -> float:
+    """Seconds of a core that this process and all that came of it have had."""
+    ticks, todo = 0, [os.getpid()]
+    while todo:
+        process = Path(f"/proc/{todo.pop()}")
+        try:
+            ticks += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
+            todo += [int(pid) for children in process.glob("task/*/children") for pid in children.read_text().split()]
+        except OSError:  # it has ended
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 JOBS = dict(zip(ROWS, (in_torch, in_onnx, in_browser), strict=True))
@@ -108,19 +132,22 @@ def main() -> None:
         for part in ("graphs", "page"):
             size = sum(path.stat().st_size for path in (folder / part).rglob("*") if path.is_file())
             print(f"{part}: {size / 1e6:.1f} MB", flush=True)
-        print("\n| runtime | load, s | real-time factor |\n| --- | --- | --- |")
+        print("\n| runtime | load, s | real-time factor | processor |\n| --- | --- | --- | --- |")
         for row in (name.strip() for name in args.rows.split(";")):
-            loads, factors = [], []
+            loads, factors, shares = [], [], []
             for seed in range(args.rounds):
                 command = [sys.executable, __file__, "--job", row, "--model", args.model, "--folder", str(folder)]
                 command += ["--seconds", str(args.seconds), "--seed", str(seed)]
                 began = time.monotonic()
                 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                     assert process.stdout
-                    process.stdout.readline()
+                    before = float(process.stdout.readline())
                     loads.append(time.monotonic() - began)
-                    factors.append(float(process.stdout.read()) / args.seconds)
-            print(f"| {row} | {min(loads):.1f} | {' '.join(f'{factor:.2f}' for factor in factors)} |", flush=True)
+                    after, spent = map(float, process.stdout.read().split())
+                    factors.append(spent / args.seconds)
+                    shares.append((after - before) / args.seconds)
+            several = [" ".join(f"{value:.2f}" for value in values) for values in (factors, shares)]
+            print(f"| {row} | {min(loads):.1f} | {' | '.join(several)} |", flush=True)
 
 
 if __name__ == "__main__":
