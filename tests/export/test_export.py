@@ -106,7 +106,7 @@ def plays_the_same(model, folder, frames, settings, seed=5):
 def test_every_language_model_plays_the_same(variant, K, pattern, sizes, tmp_path):
     model = make_model(variant, K, pattern, **sizes)
     exported = plays_the_same(model, tmp_path, 60, model.sampling)
-    for settings in (Sampling(2.5, 0.0), Sampling(1.0, 0.0), Sampling(1.0, 1.3, 0, 0.7)):
+    for settings in (Sampling(2.5, 0.0, negative="strings"), Sampling(1.0, 0.0), Sampling(1.0, 1.3, 0, 0.7)):
         clip = model.generate(PROMPT, 20 / model.codec.frame_rate, 5, settings)
         assert np.array_equal(list(played(exported, 20, settings))[1], clip.codes.numpy())
 

@@ -20,6 +20,7 @@ from ostinato.evaluation.prompts import load_prompts
 from ostinato.evaluation.reporting.report import report
 from ostinato.generation.info import describe
 from ostinato.generation.join import join
+from ostinato.generation.settings import Sampling
 from ostinato.training.config import load_run
 from ostinato.training.trainer import train
 from ostinato.utils.audio import read_audio, write_audio
@@ -40,6 +41,46 @@ def runs(stores, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(runs):
     return join(runs / "lm", runs / "fine", runs / "joint")
+
+
+def test_kept_in_a_file_it_goes_on_and_further(folder, tmp_path):
+    """Interrupted at any frame, then shorter, then longer: the clip that one call makes, to the bit."""
+    model, state = ostinato.load(folder), tmp_path / "state"
+    wanted = model.generate("a tune", 1.3, seed=5)
+
+    def stop(done, count):
+        if done == 17:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ostinato.generation.keeping.LEAST", 0.0)
+        patch.setattr("ostinato.generation.keeping.SHARE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate("a tune", 1.0, seed=5, on_frame=stop, state=state)
+    seen = []
+    for seconds in (0.2, 0.8, 1.3):
+        clip = model.generate("a tune", seconds, seed=5, on_frame=lambda done, _: seen.append(done), state=state)
+        assert torch.equal(clip.codes, model.generate("a tune", seconds, seed=5).codes)
+    assert torch.equal(clip.codes, wanted.codes) and torch.equal(clip.audio, wanted.audio)
+    assert seen[0] == 10 and seen[1] in (16, 17) and sorted(seen) == seen  # what was made is not made again
+    for changed in ({"seed": 6}, {"settings": Sampling(temperature=0.5)}, {"prompt": "another"}):
+        with pytest.raises(UserError, match="holds another generation"):
+            model.generate(**{"prompt": "a tune", "seconds": 1.0, "seed": 5, "state": state} | changed)
+
+
+def test_guidance_leads_away_from_the_negative_text(folder, tmp_path):
+    """It takes the empty text's place in both stages, and is in the recipe of the file."""
+    model = ostinato.load(folder)
+    away, plain = (Sampling(guidance=300.0, temperature=0.0, negative=n) for n in ("loud drums", ""))
+    clips = [model.generate("a tune", 0.6, seed=1, settings=s) for s in (away, plain)]
+    read = []
+    text = model.text
+    model.text = lambda texts: read.append(texts) or text(["" if t == "loud drums" else t for t in texts])
+    model.fine.text = None
+    assert torch.equal(model.generate("a tune", 0.6, seed=1, settings=away).codes, clips[1].codes)
+    assert read.count(["loud drums"]) == 2 and not torch.equal(clips[0].codes, clips[1].codes)
+    with pytest.raises(UserError, match="negative"):
+        Sampling(guidance=1.0, negative="loud drums")
 
 
 def test_one_folder_plays_and_is_saved_again(runs, folder, tmp_path):

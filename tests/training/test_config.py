@@ -6,7 +6,8 @@ import yaml
 
 from ostinato.codecs.pocket import PocketConfig
 from ostinato.models.lm import LMConfig
-from ostinato.training.config import CodecRun, LMRun, Optimisation, load_run, read_config
+from ostinato.training.config import CodecRun, LMRun, Optimisation, load_run
+from ostinato.training.settings import read_config
 from ostinato.utils.errors import UserError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("[!d]*.yaml"))  # data-*.yaml are recipes of curate

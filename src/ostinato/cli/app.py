@@ -8,13 +8,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from ostinato.utils.errors import UserError
+from ostinato.utils.bars import Bars
+from ostinato.utils.errors import UserError, why
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Text to music with state-space models.",
 )
 console = Console(stderr=True, soft_wrap=True)
+USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError: of click, or of the copy of it that newer typer has
 MODELS = "A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
 Model = Annotated[str | None, typer.Option(help=MODELS)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
@@ -55,13 +57,13 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         raise UserError(f"{option} takes whole numbers separated by commas, such as 1,9; got {text!r}") from error
 
 
-def progress() -> Progress:
+def progress() -> Bars:
     """Bars with how many of how many, and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Bars(*columns, console=console, transient=True)
 
 
-def show_progress(bars: Progress) -> Callable[[str, int, int], None]:
+def show_progress(bars: Bars) -> Callable[[str, int, int], None]:
     """A function that shows what is being done, one bar at a time."""
     current: dict[str, Any] = {}
 
@@ -88,19 +90,44 @@ def pick_device(name: str) -> str:
     return name
 
 
+def to_stdout(write: Callable[[BinaryIO], object]) -> None:
+    """`write` to the standard output. A player that has gone is no error."""
+    try:
+        write(sys.stdout.buffer)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain while closing the pipe
+        if not isinstance(error, BrokenPipeError):
+            raise UserError(f"cannot write to the standard output ({why(error)})") from error
+
+
 def main() -> None:
     # OpenMP's threads would spin at every barrier, and so wait for one another where the cores are shared.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", markup=False, highlight=False)
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        console.print(
-            f"ostinato: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(2)
+        tell(str(error))
+    except USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            where = error.ctx.command_path if error.ctx else "ostinato"
+            tell(f"{error.format_message().rstrip('.')}; see {where} --help")
+    except OSError as error:
+        from ostinato.utils.files import why
+
+        tell(f"{error.filename or 'a file'} ({why(error)})")
+    except UnicodeEncodeError as error:
+        tell(f"{error.object[:60].encode('utf-8', 'backslashreplace').decode()} is not UTF-8 text: name it otherwise")
+    except MemoryError:
+        tell("there is not memory enough for this: ask for less, or a smaller model")
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError:
-        console.print("ostinato: there is not memory enough for this: ask for less, or a smaller model", style="red")
-        sys.exit(2)
+    sys.exit(2)
+
+
+def tell(line: str) -> None:
+    """A mistake, in one line."""
+    console.print(f"ostinato: {' '.join(line.split())}", style="red", markup=False, highlight=False, soft_wrap=True)

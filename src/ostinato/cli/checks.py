@@ -7,6 +7,7 @@ from pathlib import Path
 from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError
 
+CODECS = ("dac", "encodec", "pocket", "none")
 LONGEST = 3600.0  # s of a file; a stream has no end
 
 
@@ -48,6 +49,12 @@ def check_model(name: str | None) -> None:
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
     if not there and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
+
+
+def check_codec(name: str) -> None:
+    """A name that is neither here nor could be a hub id."""
+    if not Path(name).is_dir() and "/" not in name and name not in CODECS:
+        raise UserError(f"no codec {name!r}: give {', '.join(CODECS)}, a codec's folder or a hub id")
 
 
 def check_device(name: str) -> None:

@@ -1,19 +1,17 @@
 """`ostinato export`, and `ostinato generate --runtime onnx`, which plays what it wrote."""
 
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import numpy as np
 import typer
 
-from ostinato.cli.app import MODELS, app, console, progress, show_progress
-from ostinato.utils.errors import UserError, why
+from ostinato.cli.app import MODELS, app, console, progress, show_progress, to_stdout
+from ostinato.utils.errors import UserError
 from ostinato.utils.samples import pcm16, wav_header, write_samples
 
 if TYPE_CHECKING:
@@ -68,7 +66,7 @@ def generate_exported(
             told = show_progress(bars)
             pieces = exported.play(sentence, frames, seed, settings, partial(told, "frames"))
             if str(path) == "-":
-                return to_stdout(exported, pieces)
+                return to_stdout(partial(stream, exported, pieces))
             audio = np.concatenate([samples for samples, _ in pieces])
         tags = {"title": sentence, "comment": sentence}
         write_samples(path, audio, exported.sample_rate, tags)
@@ -79,17 +77,11 @@ def generate_exported(
         )
 
 
-def to_stdout(exported: "Exported", pieces: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
-    """A WAV as it is made."""
+def stream(exported: "Exported", pieces: Iterator[tuple[np.ndarray, np.ndarray]], out: BinaryIO) -> None:
+    """A WAV as it is made. Raises UserError for a codec that cannot decode in pieces."""
     if exported.about["codec"]["context"] is None:
         raise UserError("this model's codec decodes whole clips only; write to a file in place of a stream")
-    out = sys.stdout.buffer
-    try:
-        out.write(wav_header(exported.sample_rate))
-        for samples, _ in pieces:
-            out.write(pcm16(samples))
-            out.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain while closing the pipe
-        if not isinstance(error, BrokenPipeError):  # the player has gone
-            raise UserError(f"cannot write to the standard output ({why(error)})") from error
+    out.write(wav_header(exported.sample_rate))
+    for samples, _ in pieces:
+        out.write(pcm16(samples))
+        out.flush()

@@ -5,21 +5,41 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ostinato.cli.app import MODELS, app
+from ostinato.cli.checks import check_model
+from ostinato.utils.audio_files import WRITTEN_AS, check_input
 
 
 @app.command()
-def info(model: Annotated[str | None, typer.Argument(help=MODELS)] = None) -> None:
-    """Say what a checkpoint is."""
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help=MODELS + " Or an audio file that Ostinato made: what its tags say.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all weights, and hold them against the sha256 they were saved with.")
+    ] = False,
+) -> None:
+    """Say what a model is, or how a file was made."""
+    take = Path(model) if model and Path(model).suffix.lower() in WRITTEN_AS else None
+    if take is None:
+        check_model(model)
+    else:
+        check_input(take)
     from ostinato.generation.folders import resolve
-    from ostinato.generation.info import describe
+    from ostinato.generation.info import describe, describe_take
+    from ostinato.generation.info import verify as verify_weights
 
-    folder = resolve(model)
-    table = Table("", str(folder), show_edge=False)
-    for name, value in describe(folder).items():
-        table.add_row(name, value)
+    folder = take or resolve(model)
+    rows = describe_take(folder) if take else describe(folder)
+    if verify and not take:
+        rows |= verify_weights(folder)
+    table = Table("", escape(str(folder)), show_edge=False)
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
     Console().print(table)
 
 

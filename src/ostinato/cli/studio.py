@@ -26,8 +26,10 @@ def studio(
         str, typer.Option(help="The address to listen on; 0.0.0.0: every one, for everyone.")
     ] = "127.0.0.1",
     name: Annotated[list[str] | None, typer.Option(help="A host name that the page is reached by, too.")] = None,
-    places: Annotated[int, typer.Option(help="Generations at once; who comes after waits in a queue.", min=1)] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads of one generation.", min=1)] = 1,
+    places: Annotated[
+        int, typer.Option(help="Generations at once; who comes after waits in a queue.", min=1, max=1000)
+    ] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads of one generation.", min=1, max=1024)] = 1,
     device: Device = "auto",
 ) -> None:
     """Serve a page that plays music while it is made, and the same for programs."""

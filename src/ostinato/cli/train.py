@@ -1,12 +1,15 @@
 """`ostinato prepare` and `ostinato train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ostinato.cli.app import Device, app, console, pick_device
+from ostinato.cli.checks import check_codec, check_device, check_model
+from ostinato.data.request import check_request
+from ostinato.training.settings import read_values
 from ostinato.utils.errors import UserError
 
 
@@ -23,9 +26,12 @@ def prepare(
     device: Device = "auto",
 ) -> None:
     """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
+    min_seconds = min(1.0, clip_seconds)
+    check_codec(codec)
+    check_device(device)
+    check_request(folder, out, clip_seconds, min_seconds, captions, codec == "none", sample_rate)
     from ostinato.data.prepare import prepare as prepare_store
 
-    min_seconds = min(1.0, clip_seconds)
     if codec == "none":
         report = prepare_store(
             folder,
@@ -90,13 +96,15 @@ def train(
     ] = None,
 ) -> None:
     """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
-    from ostinato.training.config import load_run
-
     for option, value in {"--gpu": gpu, "--mfu": mfu}.items():
         if value is not None and not plan:
             raise UserError(f"{option} {value} only says what --plan should assume: add --plan, or leave it out")
     options = {"init": init, "data": data, "output": output, "lora": lora}
-    run = load_run(config, setting or [], {key: value for key, value in options.items() if value is not None})
+    given = {key: value for key, value in options.items() if value is not None}
+    check_run(read_values(config, setting or [], given), plan)
+    from ostinato.training.config import load_run
+
+    run = load_run(config, setting or [], given)
     if plan:
         from ostinato.training.plan import plan as plan_run
 
@@ -107,3 +115,11 @@ def train(
     last = run_training(run, fresh)
     if is_first():
         print(last)
+
+
+def check_run(values: dict[str, Any], plan: bool) -> None:
+    """Raise UserError for a run that has nothing to begin with or to train on; a plan needs no store."""
+    if values.get("init"):
+        check_model(str(values["init"]))
+    if "data" in values and not plan and not (Path(str(values["data"])) / "store.json").is_file():
+        raise UserError(f"no store at {values['data']}: make one with `ostinato prepare`")

@@ -31,6 +31,7 @@ from torch import Tensor
 from ostinato.generation.folders import save_lm
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 THEIRS = {  # our variants -> the sub-layers of one of their blocks: how their names begin, and the kind
     "prefix-mamba": {"": "mamba"},  # two of their blocks make one of ours
@@ -94,7 +95,7 @@ def check_free(out: Path) -> None:
 def read_settings(path: Path) -> dict:
     """The `model` section of their config.json."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"config {path} cannot be read ({error.strerror}); give the authors' config.json") from error
     except (ValueError, RecursionError) as error:

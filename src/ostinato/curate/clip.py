@@ -47,7 +47,7 @@ class Track:
     source: str = ""
     split: str = ""
     tags: tuple[str, ...] = ()
-    captions: tuple[str, ...] = ()
+    captions: tuple[Said, ...] = ()
     ids: tuple[str, ...] = ()
     sha256: str = ""
     fault: str = ""
@@ -87,10 +87,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Drop:
-    """Why something is out: a short reason that is counted, and what was measured about this one."""
+    """Why something is out: a short reason that is counted, and of this one a detail and what was measured."""
 
     reason: str
     detail: str = ""
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 def share(seed: int, name: str) -> float:

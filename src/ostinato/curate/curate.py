@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ostinato.curate.clip import Drop, Track
 from ostinato.curate.dataset import Summary, assemble
@@ -30,6 +30,7 @@ from ostinato.curate.work import (
     state_of,
     write_record,
 )
+from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import only_writer, write_atomic
 
@@ -62,11 +63,13 @@ def curate(music: str, out: Path, recipe: Recipe, machine: Machine, progress: bo
     for step in recipe.before_cut():
         if step.name not in ("read", "duplicates"):
             step.stage.make(step.options, context)  # a list that is missing is missed now, not after the scan
+    if Path(music).is_dir() and out.resolve().is_relative_to(Path(music).resolve()):
+        raise UserError(f"the data set {out} would lie inside the music in {music}: name a folder outside it")
     tracks = list_tracks(music)
     with only_writer(out):
         _agree(out, recipe)
         facts = _scan_all(tracks, recipe, out, machine, progress)
-        decided = decide(tracks, facts, recipe, context)
+        tracks, decided = decide(tracks, facts, recipe, context)
         todo = [t for t in tracks if t.id not in decided and not _done(out, t, recipe)]
         if todo:
             _work_all(todo, facts, recipe, out, context, machine, progress)
@@ -119,7 +122,7 @@ def _scan_all(tracks: list[Track], recipe: Recipe, out: Path, machine: Machine, 
         BarColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
+    with Bars(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
         task = bar.add_task("", total=len(todo))
         for track, found in each_in_pool(_scan_one, todo, _start_scan, (recipe,), machine.workers):
             if not isinstance(found, Facts):
@@ -175,7 +178,7 @@ def _shown(
     )
     total = sum(facts.seconds for _, facts in pairs)
     began, heard, kept, count = time.monotonic(), 0.0, 0.0, 0
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with Bars(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("", total=total, tracks=0, all=len(pairs), heard=0.0, kept=0.0, rate=0.0)
         for (track, facts), seconds in results:
             yield (track, facts), seconds

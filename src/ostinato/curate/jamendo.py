@@ -2,7 +2,8 @@
 
 A folder of it is the authors' repository (github.com/MTG/mtg-jamendo-dataset: data/, audio_licenses.txt) with the audio
 anywhere below: unpacked (00/1009600.mp3, or 00/1009600.low.mp3 of the low-bitrate copy), or as the archives came
-(raw_30s_audio-low-00.tar). What is here of the tables is used; only the audio is needed.
+(raw_30s_audio-low-00.tar). What is here of the tables is used; only the audio is needed. Where the academic
+text-to-music challenge's preprocessing has been at work, its 00/1009600_instrumental.mp3 is taken before the original.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KINDS = {
     "audio-low": (156, "low quality, a third of the size"),
 }
 TRACKS = 55_701  # in raw_30s.tsv
-AUDIO = re.compile(r"(?:^|/)(\d\d)/(\d+)((?:\.low)?\.mp3)$")
+AUDIO = re.compile(r"(?:^|/)(\d\d)/(\d+)((?:\.low|_instrumental)?\.mp3)$")
 ARCHIVE = re.compile(r"raw_30s_audio(-low)?-\d\d\.tar$")
 TABLES = ("raw_30s_cleantags_50artists.tsv", "autotagging.tsv", "raw_30s_cleantags.tsv", "raw_30s.tsv", "raw.tsv")
 METADATA = "raw.meta.tsv"

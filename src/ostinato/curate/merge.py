@@ -13,6 +13,7 @@ from ostinato.curate.clip import Clip, Drop
 from ostinato.curate.endpoint import Endpoint
 from ostinato.curate.stages import Context, Merge
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 RULES = "rules (no language model)"
 PROMPT = Path(__file__).with_name("prompts") / "merge.txt"
@@ -54,7 +55,7 @@ def merge(options: Merge, context: Context) -> Callable[[Clip], Clip | Drop]:
 
 def read_prompt(path: str, needs: str = "") -> str:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the prompt {path} ({error}): check the name") from error
     if needs and needs not in text:

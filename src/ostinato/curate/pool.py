@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ostinato.utils.errors import UserError
 
 T = TypeVar("T")
-AHEAD = 3  # tasks per process that are handed out: few, so that an interruption is quick
+AHEAD = 3  # tasks handed out by process: few, so that an interruption is quick
 
 
 def _ready() -> None:
@@ -38,19 +38,19 @@ def each_in_pool(
         return
     rest = iter(tasks)
     while True:
-        suspects = yield from _until_broken(do, rest, start, given, workers)
+        suspects = yield from _until_broken(do, rest, start, given, workers, workers * AHEAD)
         if suspects is None:
             return
-        for task in suspects:
-            again = yield from _until_broken(do, iter([task]), start, given, 1)
-            if again is not None:
-                yield task, Died()
+        alone = iter(suspects)
+        while culprit := (yield from _until_broken(do, alone, start, given, 1, 1)):
+            yield culprit[0], Died()
 
 
 def _until_broken(
-    do: Callable[[T], Any], rest: Iterator[T], start: Callable[..., None], given: tuple, workers: int
+    do: Callable[[T], Any], rest: Iterator[T], start: Callable[..., None], given: tuple, workers: int, handed: int
 ) -> Generator[tuple[T, Any], None, list[T] | None]:
-    """As `each_in_pool`, until a process dies; then returns the tasks that were handed out and not done, else None."""
+    """As `each_in_pool`, `handed` tasks out at a time, until a process dies; then returns those out and not done, else
+    None."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start, given)
     flying: dict[Future, T] = {}
     try:
@@ -62,7 +62,7 @@ def _until_broken(
         ) from error
     try:
         while True:
-            for task in islice(rest, workers * AHEAD - len(flying)):
+            for task in islice(rest, handed - len(flying)):
                 try:
                     flying[pool.submit(do, task)] = task
                 except BrokenProcessPool:

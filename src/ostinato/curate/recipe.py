@@ -15,6 +15,7 @@ import yaml
 from ostinato.curate.stages import STAGES, Stage
 from ostinato.utils.errors import UserError, nearest
 from ostinato.utils.schema import build
+from ostinato.utils.text_files import read_text
 
 FORMATS = ("flac", "opus", "codes")
 
@@ -96,7 +97,7 @@ def load_recipe(path: str | os.PathLike, settings: Sequence[str] = ()) -> Recipe
 
 def _read(path: str | os.PathLike) -> dict:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path))
     except FileNotFoundError as error:
         raise UserError(f"no recipe {path}; configs/data-free.yaml is one to begin with") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:

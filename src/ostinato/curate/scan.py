@@ -81,14 +81,16 @@ def _digest(path: Path) -> str:
 
 def decide(
     tracks: list[Track], facts: dict[str, Facts], recipe: Recipe, context: Context
-) -> dict[str, tuple[str, Drop]]:
-    """Which tracks are out, by which stage: in the order of the recipe, each stage seeing what those before left in."""
+) -> tuple[list[Track], dict[str, tuple[str, Drop]]]:
+    """The tracks as the stages before `cut` leave them, and which are out, by which stage: in the order of the recipe,
+    each stage seeing what those before left in."""
     out: dict[str, tuple[str, Drop]] = {}
+    known = {track.id: track for track in tracks}
     for track in tracks:
         if facts[track.id].fault:
             out[track.id] = ("read", Drop(facts[track.id].fault, facts[track.id].detail))
     for step in recipe.before_cut():
-        left = [track for track in tracks if track.id not in out]
+        left = [track for track in known.values() if track.id not in out]
         if step.name == "duplicates":
             check_duplicates(step.options)
             if step.options.by == "bytes":
@@ -100,6 +102,8 @@ def decide(
         elif step.name != "read":
             check = step.stage.make(step.options, context)
             for track in left:
-                if isinstance(drop := check(track), Drop):
-                    out[track.id] = (step.name, drop)
-    return out
+                if isinstance(done := check(track), Drop):
+                    out[track.id] = (step.name, done)
+                else:
+                    known[track.id] = done
+    return list(known.values()), out

@@ -1,4 +1,4 @@
-"""Vocals out of the mix, by Hybrid Transformer Demucs (arXiv 2211.08553) through the package `demucs`."""
+"""Vocals out of the mix, by Hybrid Transformer Demucs (arXiv 2211.08553; package `demucs`) or by Spleeter."""
 
 from __future__ import annotations
 
@@ -34,14 +34,20 @@ def separate(options: Separate, context: Context) -> Callable[[Clip], Clip | Dro
         if options.vocals == "remove":
             return replace(clip, audio=rest, separated_by=name)
         if level > options.loud_db:
-            return Drop("vocals in the mix", f"{level:.1f} dB of the mix, over {options.loud_db:g}")
+            told = f"{level:.1f} dB of the mix, over {options.loud_db:g}"
+            return Drop("vocals in the mix", told, {"vocal_db": level})
         return clip
 
     return apply
 
 
 def load_separator(weights: str, device: str) -> Any:
-    """A model of demucs by name, from a .th or .safetensors file, or from a folder of .th files with a bag's .yaml."""
+    """A model of demucs by name, from a .th or .safetensors file, or from a folder of .th files with a bag's .yaml; or
+    "spleeter"."""
+    if weights == "spleeter":
+        from ostinato.curate.spleeter import load_spleeter
+
+        return load_spleeter(device)
     try:
         from demucs.apply import BagOfModels
         from demucs.hf import get_hf_model, load_safetensors_model
@@ -82,22 +88,30 @@ def _signature(folder: Path) -> str:
 def split(model: Any, audio: np.ndarray, rate: int, overlap: float, device: str) -> tuple[np.ndarray, np.ndarray]:
     """A mono mix [samples] at `rate` -> its vocals and all else, as long and at the same rate.
 
-    The accompaniment is the sum of the other stems, as `--two-stems` has it. No random shifts: the same every time."""
+    With demucs, the accompaniment is the sum of the other stems, as its `--two-stems` has it."""
     import soxr
     import torch
-    from demucs.apply import apply_model
 
     mix = soxr.resample(audio, rate, model.samplerate, quality="HQ").astype(np.float32)
     both = torch.from_numpy(mix)[None].repeat(model.audio_channels, 1)
-    # As demucs does it for a file: the model was trained on mixes of mean 0 and standard deviation 1.
-    mean, deviation = float(both.mean()), float(both.std()) or 1.0
     with torch.inference_mode():
-        stems = apply_model(
-            model, (both[None] - mean) / deviation, shifts=0, split=True, overlap=overlap, device=device
-        )
-    stems = stems[0].mean(1).cpu() * deviation + mean / len(model.sources)
-    at = model.sources.index(VOCALS)
-    vocals, rest = stems[at].numpy(), (stems.sum(0) - stems[at]).numpy()
+        if hasattr(model, "sources"):
+            vocals, rest = _demucs(model, both, overlap, device)
+        else:
+            vocals = model(both.to(device)).mean(0).cpu().numpy()
+            rest = mix - vocals
     back = [soxr.resample(stem, model.samplerate, rate, quality="HQ") for stem in (vocals, rest)]
     fitted = [np.pad(stem[: len(audio)], (0, max(0, len(audio) - len(stem)))).astype(np.float32) for stem in back]
     return fitted[0], fitted[1]
+
+
+def _demucs(model: Any, both: Any, overlap: float, device: str) -> tuple[np.ndarray, np.ndarray]:
+    """Stereo [2, samples] -> mono vocals and all else. No random shifts: the same every time."""
+    from demucs.apply import apply_model
+
+    # As demucs does it for a file: the model was trained on mixes of mean 0 and standard deviation 1.
+    mean, deviation = float(both.mean()), float(both.std()) or 1.0
+    stems = apply_model(model, (both[None] - mean) / deviation, shifts=0, split=True, overlap=overlap, device=device)
+    stems = stems[0].mean(1).cpu() * deviation + mean / len(model.sources)
+    at = model.sources.index(VOCALS)
+    return stems[at].numpy(), (stems.sum(0) - stems[at]).numpy()

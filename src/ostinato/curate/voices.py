@@ -52,7 +52,8 @@ def voices(options: Voices, context: Context) -> Callable[[Clip], Clip | Drop]:
     def apply(clip: Clip) -> Clip | Drop:
         probability = voice_probability(tagger, chosen, clip.audio, clip.rate, context.device)
         if probability >= options.threshold and options.threshold < 1:
-            return Drop("a voice is heard", f"probability {probability:.2f}, from {options.threshold:g} on")
+            told = f"probability {probability:.2f}, from {options.threshold:g} on"
+            return Drop("a voice is heard", told, {"vocal_probability": probability})
         return clip.with_measured(vocal_probability=probability)
 
     return apply

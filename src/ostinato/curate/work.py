@@ -200,10 +200,9 @@ def cut(track: Track, recipe: Recipe, dropped: list[Out]) -> Iterator[Clip]:
 
 
 def new_clip(track: Track, start: float, rate: int, audio: np.ndarray) -> Clip:
-    said = tuple(Said(text, "given") for text in track.captions)
-    caption = track.captions[0] if len(track.captions) == 1 else ""
-    given = "given" if caption else ""
-    return Clip(track, start, rate, audio.astype(np.float32), said, caption, given)
+    # One caption is the description; which of several is, or what they come to, a stage says.
+    one = track.captions[0] if len(track.captions) == 1 else Said("", "")
+    return Clip(track, start, rate, audio.astype(np.float32), track.captions, one.text, one.by)
 
 
 def _timed(clips: Iterator[Clip], spent: dict[str, float], name: str) -> Iterator[Clip]:
@@ -228,7 +227,7 @@ def apply_stages(clips: list[Clip], stages: list, spent: dict[str, float], dropp
         spent[name] += time.perf_counter() - began
         for clip, result in zip(clips, results, strict=True):
             if isinstance(result, Drop):
-                measured = {**clip.measured, "loudness_db": loudness(clip.audio)}
+                measured = {**clip.measured, **result.measured, "loudness_db": loudness(clip.audio)}
                 dropped.append(Out(clip.start, clip.seconds, name, result, measured))
         clips = [result for result in results if not isinstance(result, Drop)]
     return clips

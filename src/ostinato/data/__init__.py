@@ -1,6 +1,7 @@
 """From a folder of audio to a store of clips to train on, and back.
 
     prepare    `ostinato prepare`: finds files, cuts and encodes them, resumes, writes report.csv
+    request    what it is asked, checked before torch is loaded
     clips      one audio file becomes rows of the store
     captions   what is said about a file: captions, title, artist, licence, split; sidecars and tables
     store      the store: Parquet shards of codes or 16-bit PCM, and `Store`, which reads them

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import soundfile as sf
 
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 VALIDATION_SHARE = 0.05
 
@@ -196,7 +197,7 @@ def _object(text: str, where: str) -> dict:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_text(file, "utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror}): check the name and its permissions") from error
     except UnicodeDecodeError as error:

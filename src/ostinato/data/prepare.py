@@ -18,10 +18,11 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ostinato.data.captions import About, gather, with_tags
 from ostinato.data.clips import Record, clips_of, described
+from ostinato.data.request import check_request
 from ostinato.data.store import (
     FORMAT,
     GONE,
@@ -36,6 +37,7 @@ from ostinato.data.store import (
     write_shard,
 )
 from ostinato.utils.audio import AUDIO_SUFFIXES
+from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import only_writer, write_atomic
 
@@ -114,9 +116,8 @@ def prepare(
         raise; report.csv in `out` lists them.
     """
     folder, out = Path(folder), Path(out)
+    check_request(folder, out, clip_seconds, min_seconds, captions, codec is None, sample_rate)
     info = _settings(codec, codec_name, codec_id, sample_rate, clip_seconds, min_seconds, silence_db)
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"the store {out} would lie inside the music in {folder}: name a folder outside it")
     files, dangling = _find_audio(folder)
     about, strangers, faults = gather(folder, list(files), Path(captions) if captions else None)
     with only_writer(out):
@@ -157,14 +158,8 @@ def _settings(
     min_seconds: float,
     silence_db: float,
 ) -> dict:
-    if not 0 < min_seconds <= clip_seconds < float("inf"):
-        raise UserError(
-            f"clips of {clip_seconds} s, at least {min_seconds} s: give 0 < min_seconds <= clip_seconds, both finite"
-        )
     if codec is None:
-        if not sample_rate or sample_rate <= 0:
-            raise UserError(f"sample rate {sample_rate}: a store without a codec needs one, in Hz (44100)")
-        of_codec = {"kind": "pcm", "sample_rate": int(sample_rate)}
+        of_codec = {"kind": "pcm", "sample_rate": int(sample_rate or 0)}
     else:
         if sample_rate not in (None, codec.sample_rate):
             raise UserError(f"sample rate {sample_rate}: the codec works at {codec.sample_rate}; leave it out")
@@ -191,8 +186,6 @@ def _settings(
 def _find_audio(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """Size (bytes) and mtime (ns) by path relative to `folder`, sorted; and, by path, why a link leads to no file.
     Hidden files are left out: they are litter (macOS writes a ._song.wav beside a song.wav)."""
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: check the name")
     found, dangling = {}, {}
 
     def refuse(error: OSError) -> None:
@@ -321,7 +314,7 @@ def _shown(todo: list[Record], progress: bool) -> Iterator[Record]:
         TimeRemainingColumn(),
     )
     began, seconds = time.monotonic(), 0.0
-    with Progress(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
+    with Bars(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
         task = bar.add_task("", total=sum(record.size for record in todo), files=0, all=len(todo), rate=0.0)
         for number, record in enumerate(todo, 1):
             yield record

@@ -16,6 +16,7 @@ than memory.
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -109,6 +110,17 @@ class Store:
         """Everything about clip i but its codes or audio: id, path, start and seconds (s), captions, title, artist,
         licence, source, split, frames (codec frames T, or samples in a PCM store)."""
         return self.table.slice(range(len(self))[i], 1).to_pylist()[0]
+
+    def fitting(self, frames: int) -> int:
+        """`frames`, or those of the longest clip where that has fewer, which a warning says."""
+        longest = max(self.table["frames"].to_pylist(), default=frames)
+        if frames > 1.01 * longest:
+            rate = self.info["frame_rate" if self.info["kind"] == "codes" else "sample_rate"]
+            warnings.warn(
+                f"clip_seconds {frames / rate:g} is longer than every clip of the store: it is {longest / rate:g} here",
+                stacklevel=2,
+            )
+        return min(frames, longest)
 
     def digest(self, clips: list[int] | None = None) -> str:
         """16 hex digits that two views share when they have the same clips in the same order; or of some `clips`."""

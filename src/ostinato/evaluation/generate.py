@@ -175,7 +175,8 @@ def played_with(model: Ostinato | MusicGen) -> dict:
     """What else clips depend on: how a model is sampled, and its codec's sound."""
     if isinstance(model, MusicGen):
         return {}
-    sampling = {"sampling": asdict(model.sampling), "codec": sound_id(model.codec)}
+    settings = {name: value for name, value in asdict(model.sampling).items() if value != ""}  # as before `negative`
+    sampling = {"sampling": settings, "codec": sound_id(model.codec)}
     return sampling | ({"fine": asdict(model.fine.sampling)} if model.fine else {})
 
 

@@ -109,12 +109,12 @@ class Exported:
 
         Raises UserError for an endless clip of a codec that cannot decode in pieces.
         """
-        noise = noise or Noise(seed)
-        endless = self.frames(prompt, settings or self.sampling, noise)
+        noise, settings = noise or Noise(seed), settings or self.sampling
+        endless = self.frames(prompt, settings, noise)
         coarse = counted(islice(endless, frames or None), frames, on_frame)
         if self.fine is None:
             return self.sound((codes[None, :, None],) for codes in coarse)
-        return self.sound(self.refine(coarse, prompt, self.fine, noise))
+        return self.sound(self.refine(coarse, prompt, settings.negative, self.fine, noise))
 
     def embed(self, text: str, graph: str = "text") -> np.ndarray:
         """text -> one vector a token [1, s, w]."""
@@ -133,9 +133,9 @@ class Exported:
             ids = tokenizer.encode(text).ids
         return self.graphs[graph].run(None, {"ids": np.array([ids or [0]], np.int64)})[0]
 
-    def branches(self, prompt: str, guidance: float, graph: str = "text") -> list[np.ndarray]:
-        """The sentence and, for guidance, the empty text, each [1, s, w]."""
-        return [self.embed(text, graph) for text in ([prompt] if guidance == 1 else [prompt, ""])]
+    def branches(self, prompt: str, negative: str, guidance: float, graph: str = "text") -> list[np.ndarray]:
+        """The sentence and, for guidance, the text that it leads away from, each [1, s, w]."""
+        return [self.embed(text, graph) for text in ([prompt] if guidance == 1 else [prompt, negative])]
 
     def frames(self, prompt: str, settings: Sampling, noise: Noise) -> Iterator[np.ndarray]:
         """The language model's codes [K], frame after frame without end."""
@@ -161,7 +161,10 @@ class Exported:
     def read(self, prompt: str, settings: Sampling) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """What `step` takes of the text at every frame, and the state before the first."""
         lm, rows = self.about["lm"], []
-        texts = [dict(self.run("read", {"text": text})) for text in self.branches(prompt, settings.guidance)]
+        texts = [
+            dict(self.run("read", {"text": text}))
+            for text in self.branches(prompt, settings.negative, settings.guidance)
+        ]
         fresh = {n: np.zeros([1, *s["shape"][1:]], s["type"]) for n, s in lm["state"].items()}
         if lm["reads"] == "cross":
             return stacked_texts(texts), {name: np.repeat(value, len(texts), 0) for name, value in fresh.items()}
@@ -182,13 +185,13 @@ class Exported:
         return dict(zip(names, self.graphs[graph].run(names, inputs), strict=True))
 
     def refine(
-        self, coarse: Iterator[np.ndarray], prompt: str, settings: FineSampling, noise: Noise
+        self, coarse: Iterator[np.ndarray], prompt: str, negative: str, settings: FineSampling, noise: Noise
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Coarse codes [1], frame by frame -> stretches of them [1, 1, n] with their fine latents [1, F, n]: as
         `generation.windows` goes over a clip."""
         about = self.about["fine"]
         overlap, first, F = about["overlap"], about["first"], about["width"]
-        texts = self.branches(prompt, settings.guidance, "fine-text" if about["own_text"] else "text")
+        texts = self.branches(prompt, negative, settings.guidance, "fine-text" if about["own_text"] else "text")
         mask = np.arange(max(t.shape[1] for t in texts)) < np.array([[t.shape[1]] for t in texts])
         text = {"text": np.concatenate([padded(t, mask.shape[1], 1) for t in texts]), "text_mask": mask}
         count = noises(settings.sampler, settings.steps)

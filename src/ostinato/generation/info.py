@@ -1,5 +1,6 @@
-"""What a model folder holds, in rows of name and value: `ostinato info`."""
+"""What a model folder holds, and how a take was made, in rows of name and value: `ostinato info`."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -8,9 +9,12 @@ from ostinato.codecs.base import fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.generation.fine_stage import fine_folder
 from ostinato.generation.folders import TWO_STAGE, load_lm, parts, training_state
+from ostinato.generation.recipe import from_tags
 from ostinato.models.denoisers import make_denoiser
 from ostinato.models.lm import count_parameters
-from ostinato.utils.files import read_config
+from ostinato.utils.audio import read_tags
+from ostinato.utils.errors import UserError
+from ostinato.utils.files import read_config, read_weights, saved_digest
 
 
 def describe(folder: Path) -> dict[str, str]:
@@ -38,6 +42,44 @@ def describe(folder: Path) -> dict[str, str]:
         inner = read_config(folder / "codec")
         rows["codec"] = f"{codec_line(inner['codec']) if 'codec' in inner else inner['model_type']}, in codec/"
     return rows | training_rows(folder)
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """Every file of weights in a model's folder, read and held against the sha256 it was saved with: rows of name and
+    finding. Raises UserError for the first that is damaged, and where there are none."""
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} has no weights: the folder is not complete, copy it again")
+    rows = {}
+    for path in files:
+        read_weights(path)
+        found = saved_digest(path)
+        told = f"as it was saved, sha256 {found[:16]}..." if found else "readable; no sha256 was saved with it"
+        rows[path.relative_to(folder).as_posix()] = told
+    return rows
+
+
+def describe_take(path: Path) -> dict[str, str]:
+    """What the tags of an audio file say of how it was made: rows of name and value. Raises UserError where they say
+    nothing."""
+    recipe = from_tags(read_tags(path))
+    if recipe is None:
+        raise UserError(
+            f"the tags of {path} do not say how it was made: only files of `ostinato generate` and studio do"
+        )
+    turns = {f"from frame {turn.frame}": f"{turn.prompt} (seed {turn.seed})" for turn in recipe.turns[1:]}
+    settings = {name.replace("_", "-"): f"{value}" for name, value in asdict(recipe.sampling).items() if value != ""}
+    fine = {"steps": str(recipe.fine.steps)} if recipe.fine else {}
+    begins = 0 if recipe.before is None else recipe.before.shape[-1]
+    return {
+        "prompt": recipe.turns[0].prompt,
+        "seed": str(recipe.turns[0].seed),
+        **turns,
+        "model": f"{recipe.model} (id {recipe.model_id})",
+        **settings,
+        **fine,
+        "frames": f"{recipe.frames or 'without end'}" + (f", after {begins} of another piece" if begins else ""),
+    }
 
 
 def codec_line(codec: dict) -> str:

@@ -1,6 +1,8 @@
 """From a sentence to a waveform: text encoder, language model, fine stage and codec held together, and `load`."""
 
 import dataclasses
+import hashlib
+import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,21 +15,23 @@ from ostinato.codecs.base import Codec, fingerprint, sound
 from ostinato.codecs.load import load_codec
 from ostinato.generation.fine_stage import FineStage, load_fine, save_fine
 from ostinato.generation.folders import INSIDE, TWO_STAGE, check_fit, load_lm, parts, resolve, save_lm, within
+from ostinato.generation.keeping import kept_frames
 from ostinato.generation.sampling import Generation, Sampling, begin, generate_frames
 from ostinato.generation.settings import FineSampling
 from ostinato.generation.streaming import Stream
 from ostinato.models.lm import MusicLM
 from ostinato.models.text_encoder import TextEncoder, load_text_encoder
-from ostinato.utils.audio import read_tail, write_audio
+from ostinato.utils.audio import data_url, read_tail, write_audio
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import read_config, write_config
+from ostinato.utils.files import digest, read_config, write_config
 from ostinato.utils.schema import build
 
 LONGEST = 3600.0  # s of one clip, which is held in memory as a whole; a stream has no end
 HEARD = 60.0  # s of a file to continue from: twice the longest clip that the papers' models were trained on
+SHOWN = 600.0  # s of the longest clip that a notebook plays: its page holds all of it
 
 
-@dataclass
+@dataclass(repr=False)
 class Clip:
     """What was generated: `audio` [1, samples] in [-1, 1] at `sample_rate` Hz, from `codes` [K, T], or from the latents
     that were quantized to them (`FineSampling.snapped`)."""
@@ -37,6 +41,20 @@ class Clip:
     codes: Tensor
     prompt: str
     begins: int = 0  # frames of `codes` that it was to go on from
+
+    @property
+    def seconds(self) -> float:
+        return self.audio.shape[-1] / self.sample_rate
+
+    def __repr__(self) -> str:
+        return f"Clip({self.prompt[:60]!r}, {self.seconds:g} s at {self.sample_rate} Hz)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: a player."""
+        words = html.escape(repr(self))
+        if self.seconds > SHOWN:
+            return f"{words}: too long for a page, save it"
+        return f'<audio controls src="{data_url(self.audio, self.sample_rate)}"></audio><br>{words}'
 
     def save(self, path: str | Path, tags: dict[str, str] | None = None) -> None:
         """Write WAV, FLAC or OGG by the suffix, with `tags`, by default the prompt. Raises UserError for another suffix
@@ -68,6 +86,7 @@ class Ostinato:
         settings: Sampling | None = None,
         continue_from: str | Path | Tensor | None = None,
         on_frame: Callable[[int, int], None] | None = None,
+        state: str | Path | None = None,
     ) -> "Clip | list[Clip]":
         """One prompt -> one Clip; a list -> a list, made as one batch (clip i of a list has seed + i, or its own).
 
@@ -75,6 +94,8 @@ class Ostinato:
             decode to and go on for `seconds`.
         settings: default, the model's own `sampling`.
         on_frame: called with the frames done and their number in all, after each.
+        state: a file to keep the generation in while it is made. The same call goes on from what is there, and one for
+            more `seconds` goes further, to the same clip as without.
         Raises UserError for an empty prompt list, seconds <= 0, or audio that cannot be read.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -82,7 +103,7 @@ class Ostinato:
             raise UserError(f"a clip has at most {LONGEST:g} seconds, got {seconds:g}: stream more of it (--output -)")
         count = self.frame_count(seconds)
         before = self.prompt_codes(len(prompts), continue_from)
-        stretches = self.stretches(prompts, seed, settings, before, count, on_frame)
+        stretches = self.stretches(prompts, seed, settings, before, count, on_frame, state=state)
         new_codes, new_inputs = zip(*stretches, strict=True)
         codes = torch.cat([before, *new_codes], 2)
         inputs = torch.cat([*([self.decoder_inputs(before)] if before.shape[2] else []), *new_inputs], 2)
@@ -109,8 +130,9 @@ class Ostinato:
         if not prompts:
             raise UserError("no prompt given; write a sentence that says what to play")
         before = self.prompt_codes(len(prompts), continue_from)[:, : self.lm.config.num_codebooks]
-        text, empty = self.text(prompts), self.text([""])
-        return begin(self.lm, text, empty, settings or self.sampling, self.seeds(prompts, seed), before)
+        settings = settings or self.sampling
+        text, empty = self.text(prompts), self.text([settings.negative])
+        return begin(self.lm, text, empty, settings, self.seeds(prompts, seed), before)
 
     def prompt_codes(self, rows: int, continue_from: str | Path | Tensor | None) -> Tensor:
         """Codes [rows, K, T0] to continue from, T0 = 0 for none. Raises UserError as `generate` does."""
@@ -139,14 +161,24 @@ class Ostinato:
         count: int = 0,
         on_frame: Callable[[int, int], None] | None = None,
         fine: FineSampling | None = None,
+        state: str | Path | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The frames after `prompt_codes`, `count` of them or without end, in stretches: codes [b, K, n], and what the
         codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time."""
-        frames = self.lm_frames(self.begin(prompts, seed, settings, prompt_codes), count, on_frame)
+
+        def start() -> Generation:
+            return self.begin(prompts, seed, settings, prompt_codes)
+
+        if state is None:
+            frames = self.lm_frames(start(), count, on_frame)
+        else:
+            about = self.depends_on(prompts, seed, settings, prompt_codes)
+            frames = kept_frames(Path(state), self.lm, start, about, count, on_frame)
         if self.fine is None:
             return ((codes.unsqueeze(-1), codes.unsqueeze(-1)) for codes in frames)
         encode = self.fine.text or self.text
-        return self.fine.refine(frames, encode(prompts), encode([""]), self.seeds(prompts, seed), fine, prompt_codes)
+        text, empty = encode(prompts), encode([(settings or self.sampling).negative])
+        return self.fine.refine(frames, text, empty, self.seeds(prompts, seed), fine, prompt_codes)
 
     def lm_frames(
         self, generation: Generation, count: int, on_frame: Callable[[int, int], None] | None
@@ -156,6 +188,16 @@ class Ostinato:
             if on_frame:
                 on_frame(done, count)
             yield codes
+
+    def depends_on(self, prompts: list[str], seed: int | list[int], settings: Sampling | None, before: Tensor) -> dict:
+        """All that the language model's frames follow from, as JSON has it."""
+        return {
+            "prompts": prompts,
+            "seeds": self.seeds(prompts, seed),
+            "settings": dataclasses.asdict(settings or self.sampling),
+            "before": hashlib.sha256(before.cpu().numpy().tobytes()).hexdigest() if before.numel() else "",
+            "model": digest(self.lm.state_dict())[:16],
+        }
 
     def decoder_inputs(self, codes: Tensor) -> Tensor:
         """Codes [b, K, T] -> them, or their latents where a fine stage plays latents."""

@@ -71,8 +71,11 @@ class Generation:
         first, self.noise = self.noise[:, 0], self.noise[:, 1:]
         return first
 
-    def save(self, path: str | Path) -> None:
-        """Write a .safetensors file, whole or not at all. Raises UserError if that fails."""
+    def save(
+        self, path: str | Path, more: dict[str, Tensor] | None = None, about: dict[str, str] | None = None
+    ) -> None:
+        """Write a .safetensors file, whole or not at all, with `more` tensors and `about` as metadata. Raises UserError
+        if that fails."""
         tensors = {f"lm.{name}": t for name, t in self.state.tensors().items()} | {
             "given": self.prompt_codes,
             "recent": self.recent,
@@ -80,7 +83,8 @@ class Generation:
         if self.noise is not None and self.noise.shape[1]:
             tensors["noise"] = self.noise
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
-        metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)}
+        tensors |= more or {}
+        metadata = {"settings": json.dumps(asdict(self.settings)), "done": str(self.done)} | (about or {})
         # Copies: sub-layers share the mask of the text, and a file must not.
         tensors = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
         write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata))

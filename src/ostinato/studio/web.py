@@ -201,7 +201,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(found[4])
         sock.listen(1024)  # from here on nobody who has the address is turned away
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: a host name with an empty or long part
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another with --port") from error
     return sock

@@ -2,7 +2,7 @@
 
 trainer                           the loop: accumulation, validation, checkpoints, resume; the same for every task
 lm_task, fine_task, codec_task    what is trained: modules, batches, losses
-config                            the YAML files as dataclasses; init_from: the model a run begins with
+settings, config                  the YAML files, read without torch, then as dataclasses; init_from: whose weights
 optimizer                         AdamW and Muon, and the learning-rate schedule
 checkpoint                        what a checkpoint holds, written whole or not at all, pruned by a rule
 batch_order                       which clips and seeds make up a step, as functions of the step

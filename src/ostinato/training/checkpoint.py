@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import flush, why, write_atomic
+from ostinato.utils.files import flush, share, why, write_atomic
 
 OPTIMIZERS = "optimizers.pt"
 FORMAT = 2  # 1 had no record of files
@@ -61,6 +61,8 @@ def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], objec
         names = sorted(p.relative_to(temporary) for p in temporary.rglob("*") if p.is_file())
         files = {name.as_posix(): record(temporary / name) for name in names}
         (temporary / "training.json").write_text(json.dumps({"format": FORMAT, **training, "files": files}, indent=2))
+        for name in names:
+            share(temporary / name)
         for path in [*temporary.rglob("*"), temporary]:
             flush(path)
         os.replace(temporary, folder)

@@ -68,7 +68,7 @@ class CodecTask:
         train = store.split("train")
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
-        self.data = Segments(train, round(run.clip_seconds * run.model.sample_rate))
+        self.data = Segments(train, store.fitting(round(run.clip_seconds * run.model.sample_rate)))
         self.held_out = store.split("validation")
         codec = PocketCodec(run.model).to(device)
         if run.decoder_only:

@@ -63,7 +63,7 @@ class FineTask:
         train = store.split("train")
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
-        K, frames = run.model.num_codebooks, max(2, round(run.clip_seconds * self.codec.frame_rate))
+        K, frames = run.model.num_codebooks, store.fitting(max(2, round(run.clip_seconds * self.codec.frame_rate)))
         self.data = CodeDataset(train, K, frames, run.text_dropout)
         self.held_out = CodeDataset(store.split("validation"), K, frames, fixed=True)
         some = (train.codes(i)[None].to(device) for i in spread(len(train), MEASURED))

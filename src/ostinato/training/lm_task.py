@@ -121,7 +121,7 @@ class LMTask:
         if self.text.width != run.model.text_width:
             raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
         self.codec_name, self.codec_id, self.codec = store_codec(run, store, device)
-        frames = max(2, round(run.clip_seconds * store.info["frame_rate"]))
+        frames = store.fitting(max(2, round(run.clip_seconds * store.info["frame_rate"])))
         train = store.split("train")
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")

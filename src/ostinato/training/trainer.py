@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,13 +31,14 @@ from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.compilation import make_fast
 from ostinato.training.config import CodecRun, FineRun, LMRun, Run
-from ostinato.training.distributed import deterministic, launched, make_accelerator, shard, whole, without_sync
+from ostinato.training.distributed import deterministic, is_first, make_accelerator, shard, whole, without_sync
 from ostinato.training.ema import EMA
 from ostinato.training.fit import check_fits
 from ostinato.training.log import append, forget_after
 from ostinato.training.optimizer import all_finite, clip_gradients, learning_rate, load_state, optimizers_for
 from ostinato.training.throughput import Throughput, progress_line
 from ostinato.utils.audio import write_audio
+from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import only_writer
 from ostinato.utils.spectrogram import write_spectrogram
@@ -61,15 +62,14 @@ def train(run: Run, fresh: bool = False) -> Path:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
     if fresh and run.init and Path(run.init).resolve().is_relative_to(output.resolve()):
         raise UserError(f"--fresh would delete {run.init}, which the run is to begin with: give another output folder")
-    accelerator = make_accelerator(run.train, output)
-    set_seed(run.train.seed)
-    check_fits(run, accelerator.device)
-    if run.train.deterministic:
-        deterministic()
-    tasks: dict[type, Any] = {LMRun: LMTask, FineRun: FineTask, CodecRun: CodecTask}
-    task = tasks[type(run)](run, accelerator.device)
-    with only_writer(output) if accelerator.is_main_process else nullcontext():
-        return begin(run, task, accelerator, output, fresh)
+    with only_writer(output) if is_first() else nullcontext():
+        accelerator = make_accelerator(run.train, output)
+        set_seed(run.train.seed)
+        check_fits(run, accelerator.device)
+        if run.train.deterministic:
+            deterministic()
+        tasks: dict[type, Any] = {LMRun: LMTask, FineRun: FineTask, CodecRun: CodecTask}
+        return begin(run, tasks[type(run)](run, accelerator.device), accelerator, output, fresh)
 
 
 def begin(run: Run, task: Any, accelerator: Accelerator, output: Path, fresh: bool) -> Path:
@@ -120,7 +120,7 @@ class Loop:
 
     @property
     def sharded(self) -> bool:
-        return self.hyper.shard and launched() > 1
+        return self.hyper.shard and self.accelerator.num_processes > 1
 
     def find(self) -> tuple[Path, dict] | None:
         """The checkpoint to go on from, the same on all processes; what differs from its config is printed."""
@@ -175,7 +175,7 @@ class Loop:
         columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
         previous = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
+            with Bars(*columns, console=console) as progress:
                 bar = progress.add_task("", total=hyper.steps, completed=self.step)
                 began, first = time.monotonic(), self.step
                 while self.step < hyper.steps and not self.stopping():

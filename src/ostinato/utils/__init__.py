@@ -6,7 +6,9 @@
     audio_files  what can be read and written, and is a file whole? Seen from its name and header
     files        model folders (config.json beside model.safetensors), files written whole or not at all
     hub          other people's models, from a folder, the hub's cache or the hub
+    text_files   text from an ordinary file
     schema       nested dicts, as JSON and YAML hold them, to checked dataclasses
+    bars         progress: bars in a terminal, plain lines elsewhere
     stft         the short-time Fourier transform
     spectrogram  a log-mel spectrogram as a PNG
 

@@ -4,9 +4,12 @@ Decoding and encoding are libsndfile's (through soundfile), resampling is soxr's
 `AUDIO_SUFFIXES` lists; m4a/aac and wma are not among them and want converting first.
 """
 
+import base64
+import io
 import json
 import os
 import struct
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -150,15 +153,24 @@ def write_audio(
 
 
 def read_tail(path: str | os.PathLike, sample_rate: int, seconds: float) -> Tensor:
-    """The last `seconds` of a file, or all of a shorter one; otherwise as `read_audio`."""
+    """The last `seconds` of a file, with a warning that says so, or all of a shorter one; otherwise as `read_audio`."""
     with _open(Path(path)) as file:
         length = file.frames / file.samplerate
+    if length > seconds:
+        warnings.warn(f"of the {length:.0f} s of {path}, the last {seconds:g} s are read", stacklevel=2)
     return read_audio(path, sample_rate, max(0.0, length - seconds))
 
 
 def pcm16(audio: Tensor) -> bytes:
     """audio [1, samples] in [-1, 1] -> little-endian 16-bit samples, as libsndfile makes them: those of a file."""
     return samples.pcm16(audio.float().cpu().numpy())
+
+
+def data_url(audio: Tensor, sample_rate: int) -> str:
+    """audio [1, samples] in [-1, 1] as a 16-bit WAV in an address, for a web page."""
+    file = io.BytesIO()
+    sf.write(file, np.frombuffer(pcm16(audio), "<i2"), sample_rate, "PCM_16", format="WAV")
+    return f"data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def write_stream(out: BinaryIO, pieces: Iterable[Tensor], sample_rate: int) -> None:

@@ -168,9 +168,12 @@ def write_config(folder: Path, config: dict) -> None:
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """`write` a temporary file beside `path`, flush it to the disk, rename it. Raises: UserError when that fails."""
+    if path.exists() and not path.is_file():  # a device would be replaced
+        raise UserError(f"cannot write {path}: it is no ordinary file, name another")
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
+        share(temporary)
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)  # the rename itself
@@ -213,6 +216,15 @@ def only_writer(out: Path) -> Iterator[None]:
             except OSError:  # a network file system without locks
                 pass
         yield
+
+
+_mask = os.umask(0o022)  # it can only be read by setting it, which other threads would see later on
+os.umask(_mask)
+
+
+def share(path: Path) -> None:
+    """Let others read a file as they may read any: safetensors keeps its files to their owner."""
+    os.chmod(path, 0o666 & ~_mask)
 
 
 def flush(path: Path) -> None:

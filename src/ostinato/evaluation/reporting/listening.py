@@ -11,6 +11,7 @@ from ostinato.evaluation.reporting.paper_numbers import TABLE_4, Printed
 from ostinato.evaluation.reporting.results import Measured, blocks_of, key_of
 from ostinato.evaluation.reporting.tables import markdown
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 # As Table III calls them, for folders of clips.
 NAMES_3 = {"ssm": "simba-diffusion", "transformer": "transformer-diffusion", "musicgen": "musicgen-small"}
@@ -26,7 +27,7 @@ def read_listening(paths: Sequence[Path]) -> list[dict[str, Any]]:
         if file is None:
             raise UserError(f"{path} has no results of listeners: run `ostinato listen results {path}` first")
         try:
-            said = json.loads(file.read_text(encoding="utf-8"))
+            said = json.loads(read_text(file))
             said["scores" if said["mode"] == "scales" else "strengths"], said["raters"], said["systems"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is no listening test's result ({error}): count it again") from error

@@ -10,6 +10,7 @@ from typing import Any
 from ostinato.evaluation.reporting.paper_numbers import LABELS
 from ostinato.models.lm import VARIANTS
 from ostinato.utils.errors import UserError
+from ostinato.utils.text_files import read_text
 
 # The papers' metrics, with the listener each is on; a stand-in takes the place of one that was not used.
 PAPERS = {"fd": "openl3", "kl": "passt", "clap": "clap"}
@@ -42,7 +43,7 @@ def read_results(paths: Sequence[Path]) -> list[Measured]:
     for path in paths:
         file = path / "results.json" if path.is_dir() else path
         try:
-            results = json.loads(file.read_text())
+            results = json.loads(read_text(file))
             proxies = frozenset(name for name, listener in results["listeners"].items() if listener["proxy"])
             for row in results["rows"]:
                 found.append(Measured(key_of(row), row, results["settings"]["seconds"], proxies))

@@ -80,8 +80,8 @@ export class Model {
     return (await this.run("text", { ids: longs(ids, [1, ids.length]) })).embeddings;
   }
 
-  async branches(prompt, guidance) {
-    return guidance === 1 ? [await this.embed(prompt)] : [await this.embed(prompt), await this.embed("")];
+  async branches(prompt, guidance, { negative = "" } = this.about.sampling) {
+    return guidance === 1 ? [await this.embed(prompt)] : [await this.embed(prompt), await this.embed(negative)];
   }
 
   scalars({ guidance, temperature, top_k, top_p }) {
@@ -91,7 +91,7 @@ export class Model {
   // What `step` takes of the text at every frame, and the state before the first.
   async read(prompt, settings) {
     const { lm } = this.about, K = lm.codebooks, texts = [];
-    for (const text of await this.branches(prompt, settings.guidance)) texts.push(await this.run("read", { text }));
+    for (const text of await this.branches(prompt, settings.guidance, settings)) texts.push(await this.run("read", { text }));
     const fresh = {};
     for (const [name, { shape, type }] of Object.entries(lm.state)) {
       const dims = [1, ...shape.slice(1)];

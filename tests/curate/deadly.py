@@ -1,0 +1,16 @@
+"""Tasks for a pool of processes, some of which end the process that works on them."""
+
+import os
+
+KILLERS = {3, 4}
+_here = []
+
+
+def start(given):
+    _here.append(given)
+
+
+def work(task):
+    if task in KILLERS:
+        os._exit(139)  # as a segmentation fault would end it
+    return _here[0], task
