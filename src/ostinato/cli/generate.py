@@ -107,7 +107,7 @@ def generate(
     if runtime == "onnx":
         if continue_from or state or device not in ("auto", "cpu"):
             raise UserError(
-                "--runtime onnx plays from nothing, on the CPU: leave out --continue-from, --state, --device"
+                "--runtime onnx plays from nothing on the CPU: leave out --continue-from, --state, --device"
             )
         from ostinato.cli.export import generate_exported
 
