@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ostinato.models.denoisers import SimbaBlock, UNetBlock
 from ostinato.models.lm import MusicLM
-from ostinato.training.config import Optimisation
+from ostinato.training.settings import Optimisation
 from ostinato.training.ssd_backend import use_backend
 
 LENGTH = 64  # compiled for each length anew, texts are padded to a multiple of this, and clips to their full length

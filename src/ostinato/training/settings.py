@@ -44,6 +44,7 @@ class Optimisation:
     checkpointing: bool = False  # of activations: the backward pass computes them again, for less memory
     deterministic: bool = False  # the same bits each time on a GPU, too, from slower kernels
     compile: bool = False  # torch.compile; needs a compiler on a CPU
+    ssd: str = "auto"  # torch, fla or mamba-ssm: what computes SSD on a GPU; auto: one that is installed and right
     shard: bool = False  # over several processes, spread the weights and the optimizer (FSDP2) instead of copying them
 
 
