@@ -184,6 +184,8 @@ def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="letter"):
         export_model(make_model(), "tiny", tmp_path)
+    with pytest.raises(UserError, match="another folder"):
+        export_model(make_model(), "tiny", tmp_path / "letter.txt")
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "ostinato.json").write_text((folder / "ostinato.json").read_text())

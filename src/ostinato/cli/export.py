@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from ostinato.cli.app import MODELS, app, console, progress, show_progress, to_stdout
+from ostinato.cli.checks import check_model
 from ostinato.utils.errors import UserError
 from ostinato.utils.samples import pcm16, wav_header, write_samples
 
@@ -25,13 +26,14 @@ def export(
     web: Annotated[bool, typer.Option(help="A page that plays it in a browser; any web server will do.")] = False,
 ) -> None:
     """Write a model as ONNX: for `generate --runtime onnx`, which needs no PyTorch, or as a web page."""
+    check_model(model)
     with console.status("loading"):
-        from ostinato.export.web import empty_page, export_page
-        from ostinato.export.write import check_packages, empty_folder, export_model
+        from ostinato.export.web import earlier_page, export_page
+        from ostinato.export.write import check_packages, earlier_export, export_model
         from ostinato.generation.pipeline import load
 
         check_packages()
-        (empty_page if web else empty_folder)(out)
+        (earlier_page if web else earlier_export)(out)
         loaded = load(model)
     with progress() as bars:
         told = show_progress(bars)

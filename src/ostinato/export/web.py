@@ -61,17 +61,26 @@ def export_page(
     return folder
 
 
-def empty_page(out: str | Path) -> Path:
-    """`out`, made or emptied of an earlier page. Raises UserError where it is or holds anything else."""
+def earlier_page(out: str | Path) -> list[Path]:
+    """What an earlier page left in `out`. Raises UserError where it is or holds anything else."""
     folder, own = Path(out), {path.name for path in PAGE.iterdir()} | {RING.name, "model"}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        inside = [path.name for path in (folder / "model").glob("*") if path.suffix not in (".bin", ".tmp")]
-        strangers = {path.name for path in folder.iterdir()} - own | set(inside) - set(WRITTEN)
-        if strangers:
-            raise UserError(f"{folder} holds more than a page of ours ({min(strangers)}): name another folder")
-        for path in folder.iterdir():
+        found = list(folder.iterdir()) if folder.exists() else []
+        inside = {path.name for path in (folder / "model").glob("*") if path.suffix not in (".bin", ".tmp")}
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): name another folder") from error
+    if strangers := {path.name for path in found} - own | inside - set(WRITTEN):
+        raise UserError(f"{folder} holds more than a page of ours ({min(strangers)}): name another folder")
+    return found
+
+
+def empty_page(out: str | Path) -> Path:
+    """`out`, made or emptied of an earlier page. Raises: as `earlier_page`."""
+    folder = Path(out)
+    try:
+        for path in earlier_page(out):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error.strerror}): name another folder") from error
     return folder

@@ -79,17 +79,26 @@ def check_packages() -> None:
         raise UserError("writing ONNX needs the package onnx: run pip install 'ostinato[onnx]'")
 
 
-def empty_folder(out: str | Path) -> Path:
-    """`out`, made or emptied of an earlier export. Raises UserError where it is or holds anything else."""
+def earlier_export(out: str | Path) -> list[Path]:
+    """The files that an earlier export left in `out`. Raises UserError where it is or holds anything else."""
     folder = Path(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = sorted(path for path in folder.iterdir())
-        strangers = [path.name for path in found if path.suffix not in (".onnx", ".tmp") and path.name not in WRITTEN]
-        if strangers:
-            raise UserError(f"{folder} holds more than an exported model ({strangers[0]}): name another folder")
-        for path in found:
+        found = sorted(folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): name another folder") from error
+    strangers = [path.name for path in found if path.suffix not in (".onnx", ".tmp") and path.name not in WRITTEN]
+    if strangers:
+        raise UserError(f"{folder} holds more than an exported model ({strangers[0]}): name another folder")
+    return found
+
+
+def empty_folder(out: str | Path) -> Path:
+    """`out`, made or emptied of an earlier export. Raises: as `earlier_export`."""
+    folder = Path(out)
+    try:
+        for path in earlier_export(out):
             path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error.strerror}): name another folder") from error
     return folder
