@@ -55,6 +55,7 @@ COMMANDS = {  # with arguments that are right, but where the command would run o
     "listen results": (["nowhere"], []),
     "info": (["../model"], []),
     "join": (["../model", "../model", "joined"], []),
+    "export": (["nowhere/x/y", "exported"], []),
     "import-official": (["../file", "../file", "imported"], []),
 }
 

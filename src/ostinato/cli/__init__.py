@@ -2,9 +2,9 @@
 
 # The order of the help is that of these imports.
 # isort: off
-from ostinato.cli import generate, curate, train, evaluate, studio, listen, models
+from ostinato.cli import generate, curate, train, evaluate, studio, listen, models, export
 from ostinato.cli.app import app, main
 
 # isort: on
 
-__all__ = ["app", "curate", "evaluate", "generate", "listen", "main", "models", "studio", "train"]
+__all__ = ["app", "curate", "evaluate", "export", "generate", "listen", "main", "models", "studio", "train"]

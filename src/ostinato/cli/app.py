@@ -8,14 +8,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from ostinato.utils.bars import Bars
-from ostinato.utils.errors import UserError
+from ostinato.utils.errors import UserError, why
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -95,6 +95,16 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
     return name
+
+
+def to_stdout(write: Callable[[BinaryIO], object]) -> None:
+    """`write` to the standard output. A player that has gone is no error."""
+    try:
+        write(sys.stdout.buffer)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain while closing the pipe
+        if not isinstance(error, BrokenPipeError):
+            raise UserError(f"cannot write to the standard output ({why(error)})") from error
 
 
 def main() -> None:

@@ -43,6 +43,8 @@ def check_model(name: str | None) -> None:
         there, file = Path(name).exists(), Path(name).is_file()
     except (OSError, ValueError) as error:
         raise UserError(f"{name[:60]!r} cannot be a model folder ({error}); see --help") from error
+    if (Path(name) / "ostinato.json").is_file():
+        raise UserError(f"{name} is an exported model: play it with --runtime onnx")
     if file:
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
     if there and not Path(name).is_dir():

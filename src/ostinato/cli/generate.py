@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from ostinato.cli.app import Device, Dtype, Model, app, console, pick_device, progress
+from ostinato.cli.app import Device, Dtype, Model, app, console, pick_device, progress, to_stdout
 from ostinato.cli.checks import (
     LONGEST,
     check_device,
@@ -32,7 +32,6 @@ from ostinato.utils.text_files import read_text
 
 if TYPE_CHECKING:
     from ostinato.generation.pipeline import Clip, Ostinato
-    from ostinato.generation.streaming import Stream
 
 TOGETHER = 8  # clips of --prompts in one batch: a step of 4 rows takes little longer than one of 1
 OWN = " Default: the model's own setting."
@@ -80,10 +79,15 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage, 1 to 1000." + OWN)
     ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="torch, or onnx: --model is then a folder that `ostinato export` wrote.")
+    ] = "torch",
     device: Device = "auto",
     dtype: Dtype = "float32",
 ) -> None:
     """Turn a sentence into music."""
+    if runtime not in ("torch", "onnx"):
+        raise UserError(f"unknown runtime {runtime!r}: give torch or onnx")
     asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p, "negative": negative}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value not in (None, "")}
     Sampling(**given)  # a value that cannot be is refused before torch is loaded, and so is all that follows
@@ -101,11 +105,22 @@ def generate(
     if not several:
         check_prompt(prompt)
         check_place(output, state)
-    check_model(model)
     check_device(device)
     check_dtype(dtype)
+    if runtime == "onnx":
+        if continue_from or state or device not in ("auto", "cpu") or dtype != "float32":
+            raise UserError(
+                "--runtime onnx plays from nothing on the CPU: leave out --continue-from, --state, "
+                "--device and --dtype"
+            )
+        from ostinato.cli.export import generate_exported
+
+        numbered = [(seed + i, text, path) for i, (text, path) in enumerate(lines) if not path.exists()]
+        return generate_exported(model, numbered if several else [(seed, prompt, output)], seconds, given, steps)
+    check_model(model)
     with console.status("loading"):
         from ostinato.generation.pipeline import load
+        from ostinato.utils.audio import write_stream
 
         loaded = load(model, pick_device(device), dtype)
         settings = replace(loaded.sampling, **given)
@@ -118,9 +133,8 @@ def generate(
     began = time.monotonic()
     with frame_bar(loaded.codec.frame_rate, f"reading {continue_from or 'the text'}") as show:
         if str(output) == "-":
-            return to_stdout(
-                loaded.play(prompt, seed, settings, continue_from, seconds, show), loaded.codec.sample_rate
-            )
+            pieces, rate = loaded.play(prompt, seed, settings, continue_from, seconds, show), loaded.codec.sample_rate
+            return to_stdout(lambda out: write_stream(out, pieces, rate))
         clip = cast("Clip", loaded.generate(prompt, seconds, seed, settings, continue_from, show, state))
     spent = time.monotonic() - began
     save(clip, output, loaded, model or "pocket", seed, settings)
@@ -165,18 +179,6 @@ def frame_bar(rate: float, waiting: str) -> Iterator[Callable[[int, int], None]]
             bars.update(bar, completed=done, total=count, shown=shown)
 
         yield show
-
-
-def to_stdout(pieces: "Stream", sample_rate: int) -> None:
-    from ostinato.utils.audio import write_stream
-    from ostinato.utils.files import why
-
-    try:
-        return write_stream(sys.stdout.buffer, pieces, sample_rate)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain while closing the pipe
-        if not isinstance(error, BrokenPipeError):  # the player has gone
-            raise UserError(f"cannot write to the standard output ({why(error)})") from error
 
 
 def save(clip: "Clip", path: Path, model: "Ostinato", name: str, seed: int, settings: Sampling) -> None:

@@ -58,11 +58,9 @@ def overlap_add(frames: Tensor, hop: int) -> Tensor:
     b, T, window = frames.shape
     overlap = window // hop
     parts = frames.view(b, T, overlap, hop)
-    out = frames.new_zeros(b, T + overlap - 1, hop)
-    for i in range(overlap):
-        out[:, i : i + T] += parts[:, :, i]
+    shifted = [F.pad(parts[:, :, i], (0, 0, i, overlap - 1 - i)) for i in range(overlap)]
     side = (window - hop) // 2
-    return out.reshape(b, -1)[:, side : side + T * hop]
+    return sum(shifted[1:], shifted[0]).reshape(b, -1)[:, side : side + T * hop]
 
 
 class ConvNeXt(nn.Module):

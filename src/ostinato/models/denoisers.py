@@ -212,7 +212,7 @@ class UNet(nn.Module):
         for i in reversed(range(len(self.up))):
             for block in self.up[i]:  # type: ignore[attr-defined]
                 x = self.run(block, torch.cat([x, kept.pop()], 1), *about, masks[i])
-            x = self.stretch[i - 1](x.repeat_interleave(2, -1) * masks[i - 1]) if i else x
+            x = self.stretch[i - 1](x.repeat_interleave(2, 2) * masks[i - 1]) if i else x
         return self.out(F.silu(self.norm(x)) * masks[0])[..., :T]
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
     errors       `UserError`, the one exception of ours: a mistake the user can fix
     audio        read, stream and write audio files; loudness
+    samples      writing them, in NumPy alone
     audio_files  what can be read and written, and is a file whole? Seen from its name and header
     files        model folders (config.json beside model.safetensors), files written whole or not at all
     hub          other people's models, from a folder, the hub's cache or the hub

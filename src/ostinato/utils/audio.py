@@ -8,7 +8,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,15 +20,13 @@ import soxr
 import torch
 from torch import Tensor
 
+from ostinato.utils import samples
 from ostinato.utils.audio_files import AUDIO_SUFFIXES, WRITTEN_AS, check_input, check_output, check_whole
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import why
+from ostinato.utils.samples import TAGS, wav_header, write_samples
 
-TAGS = ("title", "comment", "software", "artist", "date", "copyright", "license")  # what libsndfile keeps everywhere
 __all__ = ["AUDIO_SUFFIXES", "WRITTEN_AS", "check_output"]  # and what is here
 
-# libvorbis puts a whole write on the stack, which a long one overflows (xiph/vorbis issue 99).
-_WRITE_BLOCK = 1 << 14
 _READ_BLOCK = 1 << 18
 
 
@@ -139,16 +136,6 @@ def _wav_tags(path: Path) -> dict[str, str]:
     return {}
 
 
-def _add_wav_tags(path: Path, tags: Mapping[str, str]) -> None:
-    data = json.dumps(dict(tags)).encode()
-    data += b"\0" * (len(data) % 2)
-    with path.open("r+b") as file:
-        end = file.seek(0, 2)
-        file.write(struct.pack("<4sI", b"ostn", len(data)) + data)
-        file.seek(4)
-        file.write(struct.pack("<I", end + len(data)))
-
-
 def write_audio(
     path: str | os.PathLike, audio: Tensor, sample_rate: int, tags: Mapping[str, str] | None = None
 ) -> None:
@@ -160,40 +147,9 @@ def write_audio(
     Raises: UserError for another suffix, a folder that is missing or not writable, audio that is not finite;
         ValueError for another shape.
     """
-    path = Path(path)
-    check_output(path)
-    if strange := sorted(set(tags or ()) - set(TAGS)):
-        raise ValueError(f"write_audio knows the tags {', '.join(TAGS)}, not {strange[0]}")
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[0] != 1):
         raise ValueError(f"write_audio takes [samples] or [1, samples], not {list(audio.shape)}")
-    samples = audio.detach().to("cpu", torch.float32).reshape(-1)
-    if not samples.isfinite().all():
-        raise UserError(f"not writing {path}: the audio holds samples that are not finite numbers")
-    form, subtype = WRITTEN_AS[path.suffix.lower()]
-    if subtype == "VORBIS" and sample_rate > 200_000:  # libsndfile crashes the process there
-        raise UserError(f"cannot write {path} at {sample_rate} Hz: Vorbis ends at 200000, use .wav")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=form) as file:
-            for name, value in (tags or {}).items():
-                if form != "WAV" or len(value) < 500:
-                    setattr(file, name, value)
-            for block in samples.clamp(-1, 1).split(_WRITE_BLOCK):
-                file.write(block.numpy())
-        if tags and form == "WAV":
-            _add_wav_tags(temporary, tags)
-        os.replace(temporary, path)
-    except (sf.LibsndfileError, OSError) as error:
-        raise write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_error(path: Path, error: Exception) -> UserError:
-    """libsndfile says "System error" for a full disk, so the disk is asked."""
-    if isinstance(error, sf.LibsndfileError) and shutil.disk_usage(path.parent).free < 1 << 16:
-        return UserError(f"cannot write {path} (the disk is full: make room, or choose another place)")
-    return UserError(f"cannot write {path} ({why(error)})")
+    write_samples(path, audio.detach().to("cpu", torch.float32).reshape(-1).numpy(), sample_rate, tags)
 
 
 def read_tail(path: str | os.PathLike, sample_rate: int, seconds: float) -> Tensor:
@@ -207,16 +163,7 @@ def read_tail(path: str | os.PathLike, sample_rate: int, seconds: float) -> Tens
 
 def pcm16(audio: Tensor) -> bytes:
     """audio [1, samples] in [-1, 1] -> little-endian 16-bit samples, as libsndfile makes them: those of a file."""
-    whole = (audio * 32768).floor().clamp(-32768, 32767)
-    return whole.to(torch.int16).cpu().numpy().astype("<i2").tobytes()
-
-
-def wav_header(sample_rate: int) -> bytes:
-    """Of a mono 16-bit WAV without end. A pipe cannot be rewound to write the length into the header, so it says the
-    longest there is, as players expect."""
-    endless = 2**32 - 1
-    header = struct.pack("<4sI4s4sIHHII", b"RIFF", endless, b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate)
-    return header + struct.pack("<HH4sI", 2, 16, b"data", endless)
+    return samples.pcm16(audio.float().cpu().numpy())
 
 
 def data_url(audio: Tensor, sample_rate: int) -> str:

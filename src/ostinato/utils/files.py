@@ -1,6 +1,5 @@
 """Model folders, as Hugging Face has them: config.json beside model.safetensors; and files that are written whole."""
 
-import errno
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ostinato.utils.errors import UserError
+from ostinato.utils.errors import UserError, why
 
 try:
     import fcntl
@@ -182,15 +181,6 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # half a file on a full disk helps nobody
         raise UserError(f"cannot write {path} ({why(error)})") from error
-
-
-def why(error: Exception) -> str:
-    """What stopped a write, and what to do about it."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    if getattr(error, "errno", None) in full or "No space left" in str(error):
-        return "the disk is full: make room, or choose another place"
-    reason = getattr(error, "strerror", None) or str(error).strip().rstrip(".")
-    return f"{reason}: is the folder writable, with room left?"
 
 
 _held: set[IO] = set()  # files that hold a lock: a child closes them, or it would hold the lock longer than its parent
