@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ostinato.models.linear import Linear
 from ostinato.models.norm import rms_norm
-from ostinato.models.ssd import ssd, ssd_step
+from ostinato.models.ssd import SSD, ssd, ssd_step
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(self.h))
         self.norm = GatedNorm(self.inner)
         self.out_proj = Linear(self.inner, width, bias=False)
-        self.ssd = ssd  # training may put another backend in its place
+        self.ssd: SSD = ssd  # training may put another backend in its place
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -5,9 +5,13 @@ Both compute, for every head h with its scalar decay,
 with S [p, n], and B, C [n] shared by all heads (one group). Decays are kept as float32 logarithms <= 0 until `exp`.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+SSD = Callable[..., tuple[Tensor, Tensor]]  # as `ssd`
 
 
 def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

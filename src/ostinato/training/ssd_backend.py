@@ -4,17 +4,15 @@ Kernels have been wrong on one card and right on the next (flash-linear-attentio
 has to give the reference's outputs and gradients on the card at hand, about as exactly as PyTorch's own bfloat16 does.
 """
 
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
 from ostinato.models.mamba import Mamba2
-from ostinato.models.ssd import ssd
+from ostinato.models.ssd import SSD, ssd
 from ostinato.utils.errors import UserError, nearest
 
-SSD = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]  # as `models.ssd.ssd`
 FRAMES = 200  # of the comparison: several chunks, and no whole number of them
 ALLOWED = 4.0  # times the error of PyTorch's bfloat16
 
