@@ -2,6 +2,7 @@
 
     python benchmarks/ssd.py                       # a GPU: the paper's layer (32 heads of 64, state 512), 4 x 30 s
     python benchmarks/ssd.py --frames 500 --batch 1 --dtype float32     # a CPU
+    python benchmarks/ssd.py --frames 2584 --batch 1 --dtype float32 --ways "ostinato, eager" --chunks 32,64,128,192,256
 
 Ways: `ssd.ssd`, and the same under torch.compile; where they are installed, the Triton kernels of mamba-ssm
 (`mamba_chunk_scan_combined`) and of flash-linear-attention (`chunk_simple_gla`, B and C repeated for each head, as it
@@ -144,6 +145,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of x, B and C")
     parser.add_argument("--check", type=int, default=320, help="frames of the comparison with float64")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--ways", default="", help="those only whose names begin so")
+    parser.add_argument("--chunks", help="with commas between, in place of each way's own")
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, args.dtype)
@@ -159,11 +162,14 @@ def main() -> None:
 
     rows: list[tuple[str, int, dict[str, float], float, float, int | None]] = []
     lacking = []
+    asked = tuple(int(q) for q in args.chunks.split(",")) if args.chunks else ()
     for label, way, chunks, package in WAYS:
+        if not label.startswith(args.ways):
+            continue
         if not find_spec(package):
             lacking.append(f"{label}: not installed")
             continue
-        for chunk in chunks:
+        for chunk in asked or chunks:
             try:
                 wrong = errors(outcome(way, inputs(args, args.check, dtype), chunk), right)
                 rows.append((label, chunk, wrong, *timed(args, way, chunk, dtype)))

@@ -3,13 +3,13 @@
     python benchmarks/train.py                            # the paper's size, batch 4 x 30 s (a GPU)
     python benchmarks/train.py --size small --batch 8     # recipes/efficiency's size, 10 s clips (a CPU)
 
-A step is forward, backward, clipping of the gradient and AdamW, in bfloat16 autocast, over random codes and 64 tokens
-of text; text encoder and codec are left out on every side. Peers: the models of transformers, Mamba2Model of
-`prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm installed, our own
-models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
+A step is forward, backward, clipping of the gradient and AdamW, in bfloat16 autocast unless `--fp32`, over random
+codes and 64 tokens of text; text encoder and codec are left out on every side. Peers: the models of transformers,
+Mamba2Model of `prefix-mamba`'s sizes and MusicGen's decoder of `cross-transformer`'s; and, on a GPU with mamba-ssm
+installed, our own models with its Triton kernels in place of `ostinato.models.ssd.ssd`.
 
 ms: median of `--rounds` steps, after two that do not count. MFU: model FLOPs (`flops.step_flops`; of a peer,
-those of ours with its sizes) over the peak of `plan.GPUS`, or, for another device, over the rate of products
+those of ours with its sizes) over the peak of `gpus.GPUS`, or, for another device, over the rate of products
 of matrices measured at the start. Peak: CUDA's allocator; on a CPU the growth of resident memory (ru_maxrss), each
 model in a process of its own. Planned: `memory.activations` with weights, gradients and moments. x peer:
 tokens a second over those of the peer named.
@@ -28,10 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
+from ostinato.training.distributed import deterministic
 from ostinato.training.flops import step_flops
+from ostinato.training.gpus import peak_flops, timed_flops
 from ostinato.training.lm_task import code_losses
 from ostinato.training.memory import activations
-from ostinato.training.plan import peak_flops, timed_flops
 
 TEXT = 64
 SMALL = {"width": 192, "heads": 4, "feed_forward": 384, "state": 64, "chunk": 32, "dropout": 0.0, "text_width": 384}
@@ -102,6 +103,8 @@ def work(job: dict) -> dict:
     cuda, name = device.type == "cuda", job["model"].removesuffix(KERNELS)
     if name != job["model"]:
         kernels_of_mamba_ssm()
+    if job["deterministic"]:
+        deterministic()
     torch.manual_seed(0)
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     model = Peer(name, c) if name in PEERS else MusicLM(c)
@@ -118,7 +121,7 @@ def work(job: dict) -> dict:
     times = []
     for _ in range(job["rounds"] + 2):
         began = now(cuda)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, not job["fp32"]):
             logits = run(steps, text, mask)
         losses, counts = code_losses(logits, steps)
         (losses / counts).mean().backward()
@@ -132,7 +135,7 @@ def work(job: dict) -> dict:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imported
     )
     N, ours = count_parameters(model), name not in PEERS
-    planned = activations(c, job["batch"], frames, TEXT, True, checkpointing)[1] + 16 * N if ours else None
+    planned = activations(c, job["batch"], frames, TEXT, not job["fp32"], checkpointing)[1] + 16 * N if ours else None
     seconds = median(times[2:])
     found = {"parameters": N, "seconds": seconds, "tokens/s": job["batch"] * frames / seconds, "peak": used}
     return found | {"planned": planned, "flops": step_flops(c, job["batch"], frames, TEXT)}
@@ -164,6 +167,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--checkpointing", action="store_true", help="of activations")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--fp32", action="store_true", help="no autocast, as for a CPU without bfloat16")
+    parser.add_argument("--deterministic", action="store_true", help="kernels that give the same bits each time")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:

@@ -6,9 +6,11 @@ every product of matrices forward and backward, with 64 tokens of text.
 
 from ostinato.models.lm import VARIANTS, LMConfig
 from ostinato.training.flops import step_flops
-from ostinato.training.plan import GPUS, TEXT, parameters
+from ostinato.training.gpus import GPUS
+from ostinato.training.plan import TEXT, parameters
 
 DAC, ENCODEC = 44100 / 512, 50  # frames a second
+CHUNK = 128  # of the configs
 SHADERS = 35.6e12  # FLOP/s of an RTX 3090 in float32, and in bfloat16 without its tensor cores (GA102 whitepaper)
 # MusicGen-small (arXiv 2306.05284): 30 s clips of 4 codebooks by delay, batch 192, 1M steps.
 MUSICGEN = LMConfig("cross-transformer", 4, "delay", codebook_size=2048, heads=16, feed_forward=4096)
@@ -24,7 +26,7 @@ def sixfold(n: float, seconds: float, rate: float, batch: int, steps: float) -> 
 
 
 def main() -> None:
-    simba, steps = LMConfig(), 100_000
+    simba, steps = LMConfig(chunk=CHUNK), 100_000
     N, frames = size(simba), round(30 * DAC)
     paper = sixfold(300e6, 30, ENCODEC, 192, 1e6)
     ours = sixfold(size(MUSICGEN), 30, ENCODEC, 192, 1e6)
@@ -50,7 +52,7 @@ def main() -> None:
     print(f"  {'':18} {'N':>8} {'6 N D':>10} counted")
     base = step_flops(LMConfig("cross-transformer"), 128, frames, TEXT)
     for variant in VARIANTS:
-        c = LMConfig(variant)
+        c = LMConfig(variant, chunk=CHUNK)
         f = step_flops(c, 128, frames, TEXT)
         six = sixfold(size(c), 30, DAC, 128, 1)
         print(f"  {variant:18} {size(c) / 1e6:6.1f} M {six:10.3g} {f:.3g}, {f / base:.2f} x cross-transformer's")

@@ -100,11 +100,14 @@ def test_text(clap):
     torch.testing.assert_close(embedded, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_windows_lie_side_by_side(clap):
-    clip = torch.from_numpy(seeded.audio(1_000_000, 48000, 1))
-    embedded = clap.embed(clip)
-    assert embedded.shape == (2, 512)
-    torch.testing.assert_close(embedded[1:], clap.embed(clip[480000:960000]), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("seconds", "starts"), [(25, [0, 10, 15]), (30, [0, 10, 20]), (10.9, [0]), (12, [0, 2])])
+def test_all_of_a_clip_is_heard(clap, monkeypatch, seconds, starts):
+    """Windows side by side, and one that ends with the clip: of the papers' 25 s the last five, too."""
+    monkeypatch.setattr(clap, "encode", lambda windows: windows[:, ::48000])
+    clip = torch.arange(round(seconds * 48000)).float() / 48000
+    expected = torch.tensor(starts)[:, None] + torch.arange(10.0)
+    assert torch.equal(clap.embed(clip), expected)
+    assert torch.equal(clap.embed(torch.stack([clip, -clip])), torch.stack([expected, -expected]))
 
 
 def test_refuses_other_weights(tmp_path):

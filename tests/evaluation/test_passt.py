@@ -67,6 +67,7 @@ def test_windows_of_stable_audio_metrics(samples):
         piece = clip[start : start + 10 * rate]
         row[: len(piece)] = piece
     assert torch.equal(passt.ten_seconds(clip, rate), expected)
+    assert samples in expected  # the clip's last sample is heard
     assert torch.equal(passt.ten_seconds(torch.stack([clip, 2 * clip]), rate), torch.stack([expected, 2 * expected]))
 
 

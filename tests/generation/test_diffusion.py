@@ -155,7 +155,7 @@ def run(windows, coarse, draw, given=None):
     return torch.cat([*found, *([] if rest is None else [rest])], -1)
 
 
-def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
+def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None, first=0):
     """What windows make of a denoiser that looks `reach` frames back and ahead, the noise a function of the frame."""
     g = torch.Generator().manual_seed(7)
     kernel = torch.linspace(0.1, 0.4, sum(reach) + 1).view(1, 1, -1).expand(2, 1, -1)
@@ -172,7 +172,7 @@ def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
     def draw():
         return torch.randn(noises(sampler, steps), 1, 2, generator=g)
 
-    return run(Windows(v_of, settings, window, overlap), coarse, draw, given)
+    return run(Windows(v_of, settings, window, overlap, first=first), coarse, draw, given)
 
 
 @settings(max_examples=12)
@@ -183,14 +183,18 @@ def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None):
     st.integers(0, 4),
     st.integers(1, 6),
     st.booleans(),
+    st.integers(0, 6),
+    st.integers(0, 4),
 )
-def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead):
-    """Windows are as one window where the denoiser looks back no further than the overlap, or ahead so far that all
-    its steps together do not."""
+def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead, first, before):
+    """Windows, the first a short one or not, after given frames or none, are as one window where the denoiser looks
+    back no further than the overlap, or ahead so far that all its steps together do not."""
     coarse = torch.randn(1, 3, T, generator=torch.Generator().manual_seed(3))
     reach = (overlap, overlap // steps if ahead else 0)
-    windowed = drawn(coarse, sampler, steps, 2 * overlap + more, overlap, reach)
-    whole = drawn(coarse, sampler, steps, max(T, 2 * overlap + 1), overlap, reach)
+    before, window = min(before, overlap), 2 * overlap + more
+    given = (torch.randn(1, 3, before), torch.randn(1, 2, before)) if before else None
+    windowed = drawn(coarse, sampler, steps, window, overlap, reach, given, first and min(window, overlap + first))
+    whole = drawn(coarse, sampler, steps, max(T + before, 2 * overlap + 1), overlap, reach, given)
     assert windowed.shape == (1, 2, T)
     torch.testing.assert_close(windowed, whole, atol=1e-4, rtol=1e-4)
 

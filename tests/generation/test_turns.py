@@ -1,7 +1,6 @@
 """Streams that change course: turns are takes, memory is bounded, files say what made them."""
 
 import copy
-import dataclasses
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from small import make_model
 
 import ostinato
 from ostinato.generation.recipe import Recipe, from_tags, model_id
-from ostinato.generation.streaming import MEMORY, PIECE, REACH
+from ostinato.generation.streaming import HANDOVER, MEMORY, PIECE, REACH, early
 from ostinato.utils.audio import read_audio, read_tags, write_audio
 from ostinato.utils.errors import UserError
 
@@ -97,6 +96,23 @@ def test_a_turn_continues_from_the_state_itself():
     assert logits is not None
 
 
+def test_another_sentence_hears_only_the_last_moments(monkeypatch):
+    """More of the music outweighs the sentence; the same sentence with another seed hears all that a turn reads."""
+    begin, read = type(MODEL).begin, []
+
+    def spy(self, prompts, seed=0, settings=None, continue_from=None):
+        read.append(continue_from.shape[-1])
+        return begin(self, prompts, seed, settings, continue_from)
+
+    monkeypatch.setattr(type(MODEL), "begin", spy)
+    stream = MODEL.play("a tune", 0)
+    for _ in range(6):
+        next(stream)
+    frame = stream.reseed(1).frame
+    stream.steer("zzz")
+    assert read == [0, frame, round(HANDOVER * MODEL.codec.frame_rate)] and frame > read[-1]
+
+
 def test_steering_changes_what_comes_and_nothing_before():
     plain, steered = MODEL.play("a tune", 0), MODEL.play("a tune", 0)
     for _ in range(5):
@@ -166,11 +182,10 @@ def test_broken_recipes_are_refused_in_words(broken):
 @pytest.mark.slow
 def test_two_stages_are_steered_and_made_again(pocket):
     """The model that ships, whose fine stage works in windows: a short first one gives sound early."""
-    fine = dataclasses.replace(pocket.fine.sampling, first=2.2)
-    told = []
+    fine, told = early(pocket), []
     stream = pocket.play("a slow organ", 0, fine=fine, on_frame=lambda done, _: told.append(done))
     first = next(stream)
-    assert told[-1] == 110 and first.shape[-1] == PIECE * pocket.codec.hop
+    assert told[-1] == 90 and first.shape[-1] == PIECE * pocket.codec.hop
     turn = stream.steer("fast drums", at=40 * pocket.codec.hop)
     end = stream.position + 2 * PIECE * pocket.codec.hop
     assert turn.frame == 40

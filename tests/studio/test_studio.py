@@ -181,6 +181,30 @@ def test_who_comes_later_waits_and_who_leaves_makes_room(server, engine):
     assert engine.places.free == 1 and not engine.places.queue
 
 
+def test_a_program_that_hangs_up_makes_room(server, engine):
+    """While it waits, and while its clip is made."""
+    ask = ASK | {"seconds": 600.0}
+    with play(server, prompt="one") as first:
+        assert json.loads(first.recv())["type"] == "begin"
+        for send in (
+            lambda: httpx.post(f"{server}/v1/audio/generations", json=ask, timeout=0.3),
+            lambda: hang_up(server),
+        ):
+            with pytest.raises(httpx.TimeoutException):
+                send()
+            assert wait_for(lambda: not engine.places.queue)
+    assert wait_for(lambda: engine.places.free == 1)
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(f"{server}/v1/audio/generations", json=ask, timeout=0.5)
+    assert wait_for(lambda: engine.places.free == 1)
+
+
+def hang_up(server):
+    with httpx.stream("GET", f"{server}/v1/audio/stream?prompt=x", timeout=0.3) as answer:
+        for _ in answer.iter_bytes():
+            raise AssertionError("somebody else has the place")
+
+
 def test_places_are_never_lost():
     """Whoever is cancelled, waiting or playing, makes room; nobody overtakes."""
 

@@ -32,8 +32,10 @@ def open_page(page, engine):
         # What the page was sent, piece by piece, put where it belongs.
         page.evaluate(
             """() => {
-              const { on } = studio.player, { pcm, turn } = on;
+              const { on } = studio.player, { pcm, turn, pace } = on;
               globalThis.got = [];
+              globalThis.slowest = Infinity;
+              on.pace = (message) => { slowest = Math.min(slowest, message.speed); pace(message); };
               on.pcm = (samples) => { got.push(...samples); pcm(samples); };
               on.turn = (message) => { got.length = message.from; turn(message); };
             }"""
@@ -105,16 +107,19 @@ def test_a_first_clip(open_page):
 def test_a_minute_without_a_gap(open_page, engine):
     page = open_page
     ask(page, "a tune")
-    first = heard(page, 5)
+    first = heard(page, 5)  # from here on, 8 s are there before they are heard
     counters = heard(page, 60)
-    assert counters["underruns"] == counters["silent"] == counters["dropped"] == 0
-    assert counters["level"] > 0 and first["level"] > 0
-    found = samples(page)
-    assert (len(found) >= 60 * 8000 and len(found) == counters["end"]) or len(found) > counters["read"]
-    assert same(found[: 60 * 8000], "a tune")
     page.click("#stop")
     until(page, "document.querySelector('#status').textContent === 'Stopped.'")
-    assert re.search(r"1:\d\d, seed 3, small", page.inner_text("#takes"))
+    assert counters["dropped"] == 0 and counters["level"] > 0 and first["level"] > 0
+    gaps = counters["underruns"] - first["underruns"]
+    assert not gaps or page.evaluate("slowest") < 1.5  # only where so much else goes on that music is made too slowly
+    assert counters["underruns"] or counters["silent"] == 0
+    found = samples(page)
+    assert len(found) >= counters["end"] >= counters["read"] >= 60 * 8000
+    assert same(found[: 60 * 8000], "a tune")
+    minutes, seconds = divmod(len(found) // 8000, 60)
+    assert page.inner_text("#takes .about") == f"{minutes}:{seconds:02}, seed 3, small"
 
 
 def test_steering_and_again_from_here(open_page):
@@ -193,6 +198,22 @@ def test_a_page_that_has_lost_its_server_says_so(page, engine):
     assert "The server is gone" in page.inner_text("#notice")
     page.click("#takes button:text-is('WAV')")
     until(page, "document.querySelector('#notice').textContent.includes('not there to download')")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_is_cut_off_on_a_phone(open_page, width):
+    page = open_page
+    page.set_viewport_size({"width": width, "height": 844})
+    page.evaluate("document.querySelector('#model').append(new Option('pocket-delay', 'x', true, true))")
+    page.click("summary")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    cut = """all => all.filter((select) => {
+      const style = getComputedStyle(select), text = document.createElement("canvas").getContext("2d");
+      text.font = style.font;
+      const room = select.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 20;
+      return [...select.options].some((option) => text.measureText(option.text).width > room);
+    }).map((select) => select.id)"""
+    assert page.locator("select:visible").evaluate_all(cut) == []  # 20 pixels are the arrow
 
 
 def test_the_page_asks_nobody_else(page, engine):

@@ -395,6 +395,21 @@ def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
     assert [found[f"codebook_{k}"] for k in range(3)] == pytest.approx(wanted.tolist(), abs=2e-3)
 
 
+def test_all_data_is_trained_on(stores, tmp_path, capfd):
+    """As in the paper: the validation split, too, and then nothing validates; the test split stays out."""
+    folder = train(lm_run(stores, tmp_path / "run", train={"all_data": True, "steps": 1, "validate_every": 1}))
+    assert "all data is trained on, so there will be no validation loss" in capfd.readouterr().err
+    assert not log_of(tmp_path / "run", "validation")
+    told = json.loads((folder / "training.json").read_text())
+    assert told["data"]["clips"] == 3 and told["score"] is None
+    store = open_store(stores / "codes")
+    every, none = store.sides(all_data=True)
+    assert {every.row(i)["path"] for i in range(3)} == {"rise.wav", "fall.ogg", "held.wav"} and not len(none)
+    assert CodecTask(codec_run(stores, tmp_path, train={"all_data": True}), CPU).data.store.digest() == (
+        open_store(stores / "audio").digest()
+    )
+
+
 def test_codec_trains_against_its_adversary_and_resumes(stores, tmp_path):
     straight = train(codec_run(stores, tmp_path / "straight", train={"ema": 0.9}))
     lines = log_of(tmp_path / "straight")

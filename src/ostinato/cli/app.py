@@ -26,6 +26,13 @@ console = Console(stderr=True, soft_wrap=True)
 USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError: of click, or of the copy of it that newer typer has
 MODELS = "A model folder, a run's folder, a hub id; pocket (the default) or pocket-delay: they ship."
 Model = Annotated[str | None, typer.Option(help=MODELS)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Of the weights: float32; on a GPU also tf32 (coarser float32 products), bfloat16, float16: faster, less "
+        "memory, other bytes."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
 

@@ -45,8 +45,15 @@ def check_model(name: str | None) -> None:
         raise UserError(f"{name[:60]!r} cannot be a model folder ({error}); see --help") from error
     if file:
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
+    if there and not Path(name).is_dir():
+        raise UserError(f"{name} is neither a folder nor a file: give a model folder")
     if not there and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
+
+
+def check_dtype(name: str) -> None:
+    if name not in ("float32", "tf32", "bfloat16", "float16"):
+        raise UserError(f"dtype {name!r} is none of float32, tf32, bfloat16, float16")
 
 
 def check_codec(name: str) -> None:

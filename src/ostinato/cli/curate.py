@@ -44,7 +44,7 @@ def curate(
     if report is not None:
         from ostinato.curate.report import report as write_report
 
-        to = output or report.with_name(f"{report.name}-report")
+        to = output or report.absolute().with_name(f"{report.absolute().name}-report")
         for path in write_report(report, to, music, lambda reason: console.print(reason, markup=False)):
             print(path)
         return

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ostinato.cli.app import Device, app, console, numbers, pick_device, progress, show_progress, split_names
-from ostinato.cli.checks import check_device, check_seconds
+from ostinato.cli.app import Device, Dtype, app, console, numbers, pick_device, progress, show_progress, split_names
+from ostinato.cli.checks import check_device, check_dtype, check_seconds
 from ostinato.utils.errors import UserError
 
 
@@ -25,7 +25,13 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="A folder of real audio; clips of one file name are pairs.")
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Some of fd, kl, clap, fad, kad, tags, vendi, cosine.")] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Some of fd, fad, kad (distance to the reference), kl, tags (of pairs), clap (fit to the sentence), "
+            "vendi, cosine (variety)."
+        ),
+    ] = "",
     listener: Annotated[
         list[str] | None,
         typer.Option(help="openl3, passt, vggish, clap (all, by default); offline: efficientat:FILE, jamendo:FILE."),
@@ -42,12 +48,18 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Clips generated at once.")] = 8,
     replicates: Annotated[int, typer.Option(help="Of the bootstrap.")] = 100,
     device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> None:
     """Measure clips and models against real music. The same command again makes and embeds only what is new."""
     if not targets and reference is None:
         raise UserError("nothing to evaluate: name folders of clips or models, or give a --reference; see --help")
     check_seconds(seconds)
     check_device(device)
+    check_dtype(dtype)
+    cut = numbers(codebooks, "--codebooks")
+    for option, value in {"--count": count, "--batch": batch, "--replicates": replicates}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{option.strip('-')} must be 1 or more, got {value}")
     from ostinato.evaluation.evaluate import Settings
     from ostinato.evaluation.evaluate import evaluate as run_evaluation
     from ostinato.evaluation.prompts import load_prompts
@@ -61,10 +73,11 @@ def evaluate(
         batch=batch,
         replicates=replicates,
         codec=codec,
-        codebooks=numbers(codebooks, "--codebooks"),
+        codebooks=cut,
         drift=drift,
         store=store,
         device=pick_device(device),
+        dtype=dtype,
         **{name: value for name, value in chosen.items() if value},  # type: ignore[arg-type]
     )
     sampled = load_prompts(prompts, count, seed, vocals) if prompts else None

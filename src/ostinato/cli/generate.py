@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from ostinato.cli.app import Device, Model, app, console, pick_device, progress
+from ostinato.cli.app import Device, Dtype, Model, app, console, pick_device, progress
 from ostinato.cli.checks import (
     LONGEST,
     check_device,
+    check_dtype,
     check_model,
     check_prompt,
     check_seconds,
@@ -80,6 +81,7 @@ def generate(
         int | None, typer.Option(help="Denoising steps of a two-stage model's fine stage, 1 to 1000." + OWN)
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> None:
     """Turn a sentence into music."""
     asked = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p, "negative": negative}
@@ -101,10 +103,11 @@ def generate(
         check_place(output, state)
     check_model(model)
     check_device(device)
+    check_dtype(dtype)
     with console.status("loading"):
         from ostinato.generation.pipeline import load
 
-        loaded = load(model, pick_device(device))
+        loaded = load(model, pick_device(device), dtype)
         settings = replace(loaded.sampling, **given)
         if steps is not None:
             if loaded.fine is None:

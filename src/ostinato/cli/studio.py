@@ -66,11 +66,12 @@ def play(
     need("sounddevice", "play")
     with console.status("loading"):
         from ostinato.generation.pipeline import load
+        from ostinato.generation.streaming import early
         from ostinato.studio.loudspeakers import check, play_aloud
 
         check()
         loaded = load(model, pick_device(device))
-        stream = loaded.play(prompt, seed, seconds=seconds)
+        stream = loaded.play(prompt, seed, seconds=seconds, fine=early(loaded))
     gaps = play_aloud(stream, loaded.codec.sample_rate)
     if gaps:
         console.print(f"{gaps} pauses: this machine makes music more slowly than it plays", markup=False)

@@ -22,40 +22,58 @@ def prepare(
     ] = "dac",
     sample_rate: Annotated[int | None, typer.Option(help="With --codec none: Hz of the audio kept.")] = None,
     clip_seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 30.0,
+    min_seconds: Annotated[
+        float | None, typer.Option(help="Least length of a clip, which the rest of a file may have; default: 1.")
+    ] = None,
+    silence_db: Annotated[
+        float, typer.Option(help="Clips under this level, or quieter for over half their time, are left out.")
+    ] = -50.0,
     captions: Annotated[Path | None, typer.Option(help="A .csv or .jsonl with path and caption(s).")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips encoded at once; default: 4 on a GPU, 1 on a CPU.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that read and encode; with several GPUs, they take these in turn.")
+    ] = 0,
     device: Device = "auto",
 ) -> None:
     """Turn a folder of audio into a store of clips to train on. Run it again after adding files: it does only those."""
-    min_seconds = min(1.0, clip_seconds)
+    for option, value, least in (("--batch", batch, 1), ("--workers", workers, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{option} must be {least} or more, got {value}")
+    if not silence_db < 0:
+        raise UserError(f"--silence-db is a level under 0, such as -50, got {silence_db:g}")
+    least_seconds = min(1.0, clip_seconds) if min_seconds is None else min_seconds
     check_codec(codec)
     check_device(device)
-    check_request(folder, out, clip_seconds, min_seconds, captions, codec == "none", sample_rate)
+    check_request(folder, out, clip_seconds, least_seconds, captions, codec == "none", sample_rate)
     from ostinato.data.prepare import prepare as prepare_store
 
+    options: dict[str, Any] = {
+        "sample_rate": sample_rate,
+        "clip_seconds": clip_seconds,
+        "min_seconds": least_seconds,
+        "silence_db": silence_db,
+        "captions": captions,
+        "workers": workers,
+    }
     if codec == "none":
-        report = prepare_store(
-            folder,
-            out,
-            sample_rate=sample_rate,
-            clip_seconds=clip_seconds,
-            min_seconds=min_seconds,
-            captions=captions,
-        )
+        report = prepare_store(folder, out, **options)
     else:
         from ostinato.codecs.base import fingerprint
         from ostinato.codecs.load import load_codec
         from ostinato.generation.folders import resolve
 
         source = str(resolve(codec)) if Path(codec).is_dir() else codec
+        chosen = pick_device(device)
         try:
-            loaded = load_codec(source, pick_device(device))
+            loaded = load_codec(source, "cpu" if workers else chosen)
         except UserError as error:
             if codec in ("dac", "encodec"):
                 raise UserError(f"{error}; or take --codec pocket, which ships and needs no network") from error
             raise
-        report = prepare_store(
-            folder, out, loaded, source, fingerprint(loaded), sample_rate, clip_seconds, min_seconds, captions=captions
-        )
+        if workers:
+            options["devices"] = all_of(chosen)
+        options["batch"] = batch or (1 if chosen == "cpu" else 4)
+        report = prepare_store(folder, out, loaded, source, fingerprint(loaded), **options)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
     print(f"{out}: {report.clips} clips, {report.seconds / 3600:.2f} h; files: {outcomes} ({out / 'report.csv'})")
     if gone := report.outcomes.get("gone"):
@@ -64,6 +82,13 @@ def prepare(
         console.print(
             f"the captions table names {len(report.strangers)} not in {folder}, such as {report.strangers[0]}"
         )
+
+
+def all_of(device: str) -> tuple[str, ...]:
+    """Every GPU for "cuda", else the device alone."""
+    import torch
+
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if device == "cuda" else (device,)
 
 
 @app.command()

@@ -1,16 +1,18 @@
-"""One audio file becomes rows of the clip store: cut, sifted, encoded (see `data.prepare`)."""
+"""Audio files become rows of the clip store: cut, sifted, encoded, in one process or several (see `data.prepare`)."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ostinato.data.captions import About, split_of, with_tags
 from ostinato.data.store import PAYLOAD, PCM_SCALE
@@ -46,27 +48,87 @@ def described(path: str, about: About) -> dict:
     return {**asdict(about), "captions": list(about.captions), "split": split_of(path, about.split)}
 
 
-def clips_of(file: Path, about: About, record: Record, info: dict, codec: Codec | None, batch: int) -> list[dict]:
-    """The store's rows of one source file, with payload; fills `record`. info is store.json's dict; codec None keeps
-    PCM; batch clips are encoded together. A broken file raises nothing: `record.outcome` says why, and no row comes."""
-    try:
-        record.path.encode()
-    except UnicodeEncodeError:
-        record.outcome, record.message = "broken", "its name is not UTF-8: rename it"
-        return []
-    said = described(record.path, with_tags(about, file))
-    rows = []
-    # Only clips of one length go through the codec together: padding would change their codes.
-    for _, alike in groupby(_sounding(file, record, info), key=lambda clip: clip[1].shape[-1]):
-        while group := list(islice(alike, batch)):
-            audio = torch.stack([clip for _, clip in group])
-            for (start, clip), (frames, payload) in zip(group, _payloads(audio, codec), strict=True):
-                seconds = clip.shape[-1] / info["sample_rate"]
-                clip_id = f"{record.path}#{start:.3f}"
-                row = {"id": clip_id, "path": record.path, "start": start, "seconds": seconds, "frames": frames}
-                rows.append({**row, **said, PAYLOAD[info["kind"]]: payload})
-    if record.outcome:  # broken or empty
-        return []
+@dataclass
+class Groups(Dataset):
+    """Groups of source files, each encoded as one: item i is what `clips_of` makes of group i. In a loader's process
+    the codec goes to one of `devices`, which the processes take in turn; else it stays where it is."""
+
+    folder: Path
+    groups: list[list[Record]]
+    about: dict[str, About]
+    info: dict  # store.json's
+    codec: Codec | None
+    batch: int
+    devices: tuple[str, ...] = ()
+
+    def __getitem__(self, i: int) -> list[tuple[Record, list[dict]]]:
+        worker = get_worker_info()
+        if worker and self.devices and isinstance(self.codec, nn.Module):
+            self.codec.to(self.devices[worker.id % len(self.devices)])
+        return clips_of(self.folder, self.groups[i], self.about, self.info, self.codec, self.batch)
+
+    def loader(self, workers: int) -> DataLoader:
+        """The items in order, made by so many processes, or with 0 by this one."""
+        more: dict = {}
+        if workers:  # spawned: a fork may not use CUDA
+            more = {"multiprocessing_context": "spawn", "worker_init_fn": end_with_parent}
+        own = torch.Generator()  # else a number is drawn from everybody's
+        indices = range(len(self.groups))
+        return DataLoader(self, None, sampler=indices, num_workers=workers, collate_fn=list, generator=own, **more)
+
+
+def end_with_parent(worker: int) -> None:
+    """End when the parent does: had it been killed, this process could wait for ever to hand over a result."""
+
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def clips_of(
+    folder: Path, records: list[Record], about: dict[str, About], info: dict, codec: Codec | None, batch: int
+) -> list[tuple[Record, list[dict]]]:
+    """The store's rows of some source files, with payload; fills their records. info is store.json's dict; codec None
+    keeps PCM; `batch` clips are encoded together, whichever of the files they are of. A broken file raises nothing:
+    `record.outcome` says why, and no row comes."""
+    found: list[tuple[Record, list[dict]]] = []
+    waiting: dict[int, list[tuple[dict, Tensor]]] = {}  # by length: only alike go together, padding would change codes
+
+    def encode(alike: list[tuple[dict, Tensor]]) -> None:
+        payloads = _payloads(torch.stack([clip for _, clip in alike]), codec)
+        for (row, _), (frames, payload) in zip(alike, payloads, strict=True):
+            row |= {"frames": frames, PAYLOAD[info["kind"]]: payload}
+
+    for record in records:
+        found.append((record, rows := []))
+        try:
+            record.path.encode()
+        except UnicodeEncodeError:
+            record.outcome, record.message = "broken", "its name is not UTF-8: rename it"
+            continue
+        said = described(record.path, with_tags(about[record.path], folder / record.path))
+        for start, clip in _sounding(folder / record.path, record, info):
+            seconds = clip.shape[-1] / info["sample_rate"]
+            rows.append({"id": f"{record.path}#{start:.3f}", "path": record.path, "start": start, "seconds": seconds})
+            rows[-1] |= said
+            alike = waiting.setdefault(clip.shape[-1], [])
+            alike.append((rows[-1], clip))
+            if len(alike) == batch:
+                encode(waiting.pop(clip.shape[-1]))
+        if record.outcome:  # broken or empty
+            rows.clear()
+        else:
+            _judge(record, rows, info)
+    for alike in waiting.values():
+        encode(alike)
+    return found
+
+
+def _judge(record: Record, rows: list[dict], info: dict) -> None:
+    """Fill in what became of a file that could be read."""
     record.clips, record.seconds = len(rows), sum(row["seconds"] for row in rows)
     if record.silent:
         record.message = f"{record.silent} near-silent clips dropped (under {info['silence_db']:g} dB)"
@@ -77,7 +139,6 @@ def clips_of(file: Path, about: About, record: Record, info: dict, codec: Codec 
     else:
         record.outcome = "too short"
         record.message = f"{record.duration:.2f} s, wanted {info['min_seconds']:g}"
-    return rows
 
 
 def _sounding(file: Path, record: Record, info: dict) -> Iterator[tuple[float, Tensor]]:

@@ -11,8 +11,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ostinato.data.captions import About, gather, with_tags
-from ostinato.data.clips import Record, clips_of, described
+from ostinato.data.clips import Groups, Record, described
 from ostinato.data.request import check_request
 from ostinato.data.store import (
     FORMAT,
@@ -50,6 +51,7 @@ __all__ = ["Report", "Store", "open_store", "prepare"]
 SHARD_BYTES = 64 << 20
 SHARD_CLIPS = 500
 SHARD_SECONDS = 60.0
+GROUP_BYTES = 64 << 20  # of files that are encoded together, where several make up a batch
 
 
 @dataclass
@@ -93,6 +95,8 @@ def prepare(
     captions: str | os.PathLike | None = None,
     batch: int = 1,
     progress: bool = True,
+    workers: int = 0,
+    devices: tuple[str, ...] = (),
 ) -> Report:
     """Cut every audio file under `folder` into non-overlapping mono clips and keep them in the store `out`: as codes of
     `codec`, or without one as 16-bit PCM at `sample_rate`.
@@ -108,8 +112,10 @@ def prepare(
         clip_seconds, min_seconds: length of a clip; the remainder of a file is kept down to min_seconds.
         silence_db: clips are dropped as near-silent under this level (`clips.near_silent`).
         captions: a .csv or .jsonl table; None looks for captions.csv and captions.jsonl in `folder`.
-        batch: clips of one file encoded together.
+        batch: clips encoded together, of one file or of several short ones.
         progress: show a bar on stderr.
+        workers: processes that read and encode, 0: this one. The store is the same, file for file.
+        devices: what the codec of each of them goes to, in turn ("cuda:0", "cuda:1"); none: where it is, the CPU.
     Raises: UserError for a folder that is missing, without audio or without any file that the store has clips of, an
         `out` that cannot be written, is in use by another run or was made with other settings, a captions table that
         cannot be understood, or when no clip came of it. Broken, empty, short and silent files and sidecars do not
@@ -126,9 +132,10 @@ def prepare(
         todo = [path for path in files if path not in records]
         shard = _Open(_next_shard(out))
         try:
-            for record in _shown([Record(path, *files[path], about[path].digest()) for path in todo], progress):
-                path = record.path
-                shard.files.append((record, clips_of(folder / path, about[path], record, info, codec, batch)))
+            new = [Record(path, *files[path], about[path].digest()) for path in todo]
+            groups = Groups(folder, _grouped(new, batch), about, info, codec, batch, devices)
+            for finished in _shown(groups.loader(min(workers, len(groups.groups))), new, progress):
+                shard.files.append(finished)
                 if shard.full(PAYLOAD[info["kind"]]):
                     _close(shard, info["kind"], records)
                     shard = _Open(_next_shard(out))
@@ -304,9 +311,22 @@ def _write_report(out: Path, records: dict[str, Record], faults: dict[str, str],
     write_atomic(out / "report.csv", write)
 
 
-def _shown(todo: list[Record], progress: bool) -> Iterator[Record]:
-    """`todo`, with a progress bar; each record is filled by the time the next is asked for. The bar measures bytes:
-    without decoding every file nothing better is known of all of them."""
+def _grouped(todo: list[Record], batch: int) -> list[list[Record]]:
+    """`todo` in order, up to `batch` files together, unless they are large."""
+    groups: list[list[Record]] = []
+    for record in todo:
+        if groups and len(groups[-1]) < batch and sum(r.size for r in groups[-1]) + record.size <= GROUP_BYTES:
+            groups[-1].append(record)
+        else:
+            groups.append([record])
+    return groups
+
+
+def _shown(
+    groups: Iterable[list[tuple[Record, list[dict]]]], todo: list[Record], progress: bool
+) -> Iterator[tuple[Record, list[dict]]]:
+    """The files of `groups`, finished, with a progress bar; all of them are `todo`. The bar measures bytes: without
+    decoding every file nothing better is known of all of them."""
     columns = (
         TextColumn("{task.fields[files]}/{task.fields[all]} files"),
         BarColumn(),
@@ -316,7 +336,7 @@ def _shown(todo: list[Record], progress: bool) -> Iterator[Record]:
     began, seconds = time.monotonic(), 0.0
     with Bars(*columns, console=Console(stderr=True), disable=not (progress and todo)) as bar:
         task = bar.add_task("", total=sum(record.size for record in todo), files=0, all=len(todo), rate=0.0)
-        for number, record in enumerate(todo, 1):
-            yield record
+        for number, (record, rows) in enumerate(chain.from_iterable(groups), 1):
+            yield record, rows
             seconds += record.duration
             bar.update(task, advance=record.size, files=number, rate=seconds / (time.monotonic() - began))

@@ -71,15 +71,25 @@ class Store:
     def __len__(self) -> int:
         return len(self._where)
 
-    def split(self, name: str) -> "Store":
-        """The clips of one split; may be empty (a small folder can have no validation file).
+    def split(self, *names: str) -> "Store":
+        """The clips of one split or several; may be empty (a small folder can have no validation file).
         Raises: UserError for a name that is neither a usual split nor one of this store's."""
-        splits = np.asarray(self.table["split"].to_pylist(), dtype=object)
+        splits = self.table["split"].to_pylist()
         present = sorted(set(splits))
-        if name not in SPLITS and name not in present:
-            raise UserError(f"no split {name!r} in this store: it has {', '.join(present)}")
-        rows = np.flatnonzero(splits == name)
+        for name in names:
+            if name not in SPLITS and name not in present:
+                raise UserError(f"no split {name!r} in this store: it has {', '.join(present)}")
+        rows = np.flatnonzero([split in names for split in splits])
         return Store(self.info, self._shards, self.table.take(pa.array(rows)), self._where[rows])
+
+    def sides(self, all_data: bool) -> tuple["Store", "Store"]:
+        """The clips to train on and those to validate with; with `all_data` both are trained on, and none is left. The
+        test split is neither."""
+        return (
+            (self.split("train", "validation"), self.split())
+            if all_data
+            else (self.split("train"), self.split("validation"))
+        )
 
     def codes(self, i: int) -> Tensor:
         """Codes of clip i: int64 [K, T]."""

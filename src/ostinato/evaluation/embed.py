@@ -16,6 +16,7 @@ from ostinato.evaluation.networks.base import Listener, peak_normalised
 from ostinato.utils.audio import AUDIO_SUFFIXES, read_audio
 from ostinato.utils.errors import UserError
 
+WINDOWS = 2  # goes up when a listener cuts clips another way, and what is kept is no longer what it hears
 SHORTEST = 0.5  # share of the seconds asked that a clip must last
 RAW = ("vggish",)  # hears clips at their own level; stable-audio-metrics brings all others' peaks to -1 dB
 
@@ -79,7 +80,7 @@ class Embedder:
     def __init__(self, listener: Listener, weights: str, cache: Path, embedding: bool = True, tags: bool = False):
         self.listener, self.cache = listener, cache / listener.name
         self.embedding, self.tags = embedding, tags
-        self.identity = [listener.name, weights, *_stamp(Path(weights)), embedding, tags]
+        self.identity = [WINDOWS, listener.name, weights, *_stamp(Path(weights)), embedding, tags]
         self.device = next(listener.parameters()).device if isinstance(listener, torch.nn.Module) else "cpu"
 
     def embed(

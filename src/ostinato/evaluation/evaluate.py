@@ -55,6 +55,7 @@ class Settings:
     drift: bool = False
     store: Path | None = None
     device: str = "cpu"
+    dtype: str = "float32"  # of the weights of models that play, as `load` takes it
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -165,7 +166,7 @@ def clips_of(
         return chosen(find_clips(target, name), prompts)
     s = settings
     return render_model(
-        name, target, prompts, output / "clips" / name, s.seconds, s.seed, s.batch, s.device, on_progress
+        name, target, prompts, output / "clips" / name, s.seconds, s.seed, s.batch, s.device, s.dtype, on_progress
     )
 
 
@@ -247,7 +248,7 @@ def oracle_rows(
     refined: dict[str, Row] = {}
     for name, target in named:
         on_progress(f"loading {name}", 0, 1)
-        stage = load_fine_of(target, settings.device)
+        stage = load_fine_of(target, settings.device, settings.dtype)
         if stage is None:
             continue
         codec_id, fine_id, K = sound_id(stage.codec), identity(stage), stage.codec.num_codebooks

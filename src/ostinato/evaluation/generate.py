@@ -32,19 +32,20 @@ OnProgress = Callable[[str, int, int], object]  # what is being done, how many o
 MUSICGEN_TYPES = ("musicgen",)
 
 
-def load_target(target: str, device: str) -> Ostinato | MusicGen:
-    """A model by short name, folder, run folder or hub id; MusicGen's by hub id or folder. Errors: `load`."""
+def load_target(target: str, device: str, dtype: str = "float32") -> Ostinato | MusicGen:
+    """A model by short name, folder, run folder or hub id; MusicGen's by hub id or folder, always float32. Errors:
+    `load`."""
     folder = resolve(target)
     if read_config(folder).get("model_type") in MUSICGEN_TYPES:
         return MusicGen(folder, device)
-    return load(folder, device)
+    return load(folder, device, dtype)
 
 
-def load_fine_of(target: str, device: str) -> FineStage | None:
+def load_fine_of(target: str, device: str, dtype: str) -> FineStage | None:
     """The fine stage of a target, with its codec and a text encoder; None of a target that is no two-stage model."""
     if not is_model(target) or read_config(resolve(target)).get("model_type") != TWO_STAGE:
         return None
-    model = load(target, device)
+    model = load(target, device, dtype)
     assert model.fine
     return replace(model.fine, text=model.fine.text or model.text)
 
@@ -65,6 +66,7 @@ def render_model(
     seed: int,
     batch: int,
     device: str,
+    dtype: str,
     on_progress: OnProgress,
 ) -> ClipSet:
     """Make the clips of `prompts` that `out` lacks: OUT/NAME.wav, and OUT/codes/NAME.npy where the model has codes.
@@ -73,8 +75,8 @@ def render_model(
     clips of an uninterrupted one. OUT/made.json says what made them, and what it cost; clips of another model, seed or
     length there raise UserError. A clip whose audio is not finite is reported and left out.
     """
-    model = load_target(target, device)
-    about = describe_target(target, model)
+    model = load_target(target, device, dtype)
+    about = describe_target(target, model) | ({} if dtype == "float32" else {"dtype": dtype})
     settings = {"model": about, **played_with(model), "seconds": seconds, "seed": seed}
     made = begin_folder(out, settings | {"prompts": prompts.about.get("sha256")})
     clips = ClipSet(name, {}, "model", about=about)

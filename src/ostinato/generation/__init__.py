@@ -6,6 +6,7 @@
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
     diffusion    v-prediction: losses and samplers
     streaming    `Stream`: music as it is made, in pieces (how a stream is cut), which can be steered and forked
+    precision    number types to generate in: float32, TF32, bfloat16, float16
     keeping      a generation kept in a file while it is made, so that it can be gone on with
     recipe       what a take was made from, as a file's tags hold it
     folders      what a model folder holds, how a name finds it; info: the same for people; join: two stages as one

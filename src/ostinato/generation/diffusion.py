@@ -38,7 +38,7 @@ class FineSampling:
     guidance: float = 3.0
     window: float = 6.0  # s
     overlap: float = 1.0  # s
-    first: float = 0.0  # s of the first window, each next one twice as long up to `window`; 0: all of `window`
+    first: float = 0.0  # s of the first window, each next one half as long again up to `window`; 0: `window`
     temperature: float = 1.0  # of the denoiser's odds, where it predicts codes: below 1 the likely ones are likelier
     snapped: bool = True  # decode the quantized codes; False: the latents before
 
@@ -51,10 +51,8 @@ class FineSampling:
             raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
         if not 0 < self.temperature < math.inf:
             raise UserError(f"temperature must be above 0, got {self.temperature:g}")
-        if self.first and not 2 * self.overlap < self.first <= self.window:
-            raise UserError(
-                f"a first window of {self.first:g} s must be longer than two overlaps of {self.overlap:g} s"
-            )
+        if self.first and not self.overlap < self.first <= self.window:
+            raise UserError(f"a first window of {self.first:g} s must be longer than the overlap, {self.overlap:g} s")
         if not 0 <= 2 * self.overlap < self.window < math.inf:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
 

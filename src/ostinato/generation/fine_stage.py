@@ -22,6 +22,7 @@ from ostinato.generation.diffusion import (
     guided,
     noises,
 )
+from ostinato.generation.precision import told
 from ostinato.generation.windows import Windows
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import TextEncoder
@@ -109,15 +110,14 @@ class FineStage:
         return self.denoiser.config  # type: ignore[return-value]
 
     def velocity(self, temperature: float = 1.0) -> Denoiser:
-        """The denoiser as one that predicts v. Errors: `check_temperature`."""
+        """The denoiser, of any type of weights, as one that predicts v of float32. Errors: `check_temperature`."""
         check_temperature(self.sizes.prediction_type, temperature)
-        if self.sizes.prediction_type == "v":
-            return self.denoiser
-        table = code_table(self.codec, self.scale)
+        dtype = next(self.denoiser.parameters()).dtype
+        table = code_table(self.codec, self.scale) if self.sizes.prediction_type == "codes" else None
 
         def predict(noisy: Tensor, coarse: Tensor, time: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-            logits = self.denoiser(noisy, coarse, time, text, text_mask) / temperature
-            return code_velocity(logits, noisy, time, table)
+            out = self.denoiser(noisy.to(dtype), coarse.to(dtype), time, text.to(dtype), text_mask).to(noisy.dtype)
+            return out if table is None else code_velocity(out / temperature, noisy, time, table)
 
         return predict
 
@@ -194,9 +194,9 @@ def identity(stage: FineStage) -> str:
     """16 hex digits that two fine stages share when they play alike: of weights, scale, settings, text encoder and
     codec."""
     parts = stage.sizes, stage.scale, stage.sampling, stage.config.get("text"), sound_id(stage.codec)
-    digest = hashlib.sha256(repr(parts).encode())
+    digest = hashlib.sha256(f"{parts!r}{told(stage.denoiser)}".encode())
     for weight in stage.denoiser.state_dict().values():
-        digest.update(weight.cpu().contiguous().numpy().tobytes())
+        digest.update(weight.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

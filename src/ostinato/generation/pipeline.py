@@ -17,6 +17,7 @@ from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import FineStage, load_fine, save_fine
 from ostinato.generation.folders import INSIDE, TWO_STAGE, check_fit, load_lm, parts, resolve, save_lm, within
 from ostinato.generation.keeping import kept_frames
+from ostinato.generation.precision import cast, pick_dtype
 from ostinato.generation.sampling import Generation, Sampling, begin, generate_frames
 from ostinato.generation.streaming import Stream
 from ostinato.models.lm import MusicLM
@@ -162,12 +163,14 @@ class Ostinato:
         on_frame: Callable[[int, int], None] | None = None,
         fine: FineSampling | None = None,
         state: str | Path | None = None,
+        memory: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The frames after `prompt_codes`, `count` of them or without end, in stretches: codes [b, K, n], and what the
-        codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time."""
+        codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time.
+        memory: how many frames of `prompt_codes`, the last, the language model reads; 0: all."""
 
         def start() -> Generation:
-            return self.begin(prompts, seed, settings, prompt_codes)
+            return self.begin(prompts, seed, settings, prompt_codes[..., -memory:])
 
         if state is None:
             frames = self.lm_frames(start(), count, on_frame)
@@ -238,7 +241,7 @@ class Ostinato:
         can be steered and forked while it plays.
 
         on_frame: as in `generate`; without `seconds` the number in all is 0.
-        fine: settings of the fine stage, by default its own; `first` below `window` gives sound earlier.
+        fine: settings of the fine stage, by default its own; `streaming.early` gives sound earlier, other sound.
 
         Raises UserError as `generate` does, and for a codec that cannot decode in pieces (EnCodec).
         """
@@ -287,12 +290,26 @@ class Ostinato:
         return f"https://huggingface.co/{repository}"
 
 
-def load(name: str | Path | None = None, device: str | torch.device = "cpu") -> Ostinato:
+def load(
+    name: str | Path | None = None, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
+) -> Ostinato:
     """Load a model for generation: a folder, a hub id, or with no argument "pocket", which ships with Ostinato.
 
+    dtype: of the weights of language model and denoiser: float32, tf32 (see `precision.pick_dtype`), bfloat16 or
+        float16. The text encoder, the codec, the recurrent state and sampling stay float32.
     Raises UserError if it cannot be found or read, was trained on a codec other than the one it names, or has two
-    stages that do not fit together.
+    stages that do not fit together, and for a dtype that is none of these.
     """
+    chosen = pick_dtype(dtype, device)
+    model = load_stages(name, device)
+    if chosen != torch.float32:
+        for stage in (model.lm, *([model.fine.denoiser] if model.fine else [])):
+            cast(stage, chosen)
+    return model
+
+
+def load_stages(name: str | Path | None, device: str | torch.device) -> Ostinato:
+    """`load`, in float32."""
     folder = resolve(name)
     config = read_config(folder)
     if config.get("model_type") != TWO_STAGE:

@@ -16,6 +16,7 @@ import ostinato
 from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.fine_stage import identity
 from ostinato.generation.pipeline import Ostinato
+from ostinato.generation.precision import told
 from ostinato.generation.sampling import Sampling
 from ostinato.generation.streaming import Stream, Turn
 from ostinato.utils.errors import UserError
@@ -133,8 +134,8 @@ def unpack_codes(text: str) -> Tensor:
 
 
 def model_id(model: Ostinato) -> str:
-    """16 hex digits that two models share when they make the same of the same: of all weights."""
-    digest = hashlib.sha256(str(model.config.get("text")).encode())
+    """16 hex digits that two models share when they make the same of the same: of all weights and their type."""
+    digest = hashlib.sha256(f"{model.config.get('text')}{told(model.lm)}".encode())
     for weight in model.lm.state_dict().values():
         digest.update(weight.float().cpu().contiguous().numpy().tobytes())
     digest.update((identity(model.fine) if model.fine else "").encode())

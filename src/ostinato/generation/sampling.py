@@ -149,6 +149,7 @@ def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     w = g.recent.shape[2]
     while True:
         logits = lm.step(g.recent[:, :, -1].repeat(branches, 1), g.state)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # before their difference is taken
         logits = guide(logits, g.settings.guidance) if branches == 2 else logits
         codes = sample(logits[..., :special], g.settings, g.generators)  # the special token is never sampled
         for k in range(K):

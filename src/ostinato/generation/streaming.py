@@ -1,14 +1,16 @@
 """Music being made: a `Stream` gives its sound piece by piece, and can be steered, forked and made again.
 
 A change of course is a `Turn`: from its frame on, the music is what a generation continues that has read the turn's
-sentence and then the last `MEMORY` seconds of the music, in parallel, as `forward` reads them; of anything shorter that
-is the recurrent state itself. So a take is no more than its turns, and the same turns give the same samples.
+sentence and then the last seconds of the music, in parallel, as `forward` reads them. With the same sentence these are
+`MEMORY` seconds; of anything shorter that is the recurrent state itself. With another one they are `HANDOVER` seconds:
+of more, the language model goes on with the music and hardly follows the sentence (benchmarks/steering.py). So a take
+is no more than its turns, and the same turns give the same samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from ostinato.generation.pipeline import Ostinato
 
 PIECE = 10  # frames of one piece: with the pocket codec 0.2 s
+SOON = 0.4  # s of sound of the first window, see `early`
 MEMORY = 12.0  # s of music that a turn reads again
+HANDOVER = 0.3  # s of music that the language model reads again under another sentence
 REACH = 30.0  # s behind the newest sound at which a turn can still be
 
 
@@ -40,6 +44,16 @@ def decode_frames(codec: Codec, inputs: Tensor, start: int, end: int) -> Tensor:
 def check_context(codec: Codec) -> None:
     if codec.context is None:
         raise UserError(f"{codec.name} decodes whole clips only; write to a file in place of a stream")
+
+
+def early(model: Ostinato, settings: FineSampling | None = None) -> FineSampling | None:
+    """settings, by default the fine stage's own, with a first window that gives only `SOON` seconds of sound; None
+    for a model without a fine stage."""
+    if model.fine is None:
+        return None
+    settings = settings or model.fine.sampling
+    ahead = settings.overlap + (model.codec.context or 0) / model.codec.frame_rate
+    return replace(settings, first=min(settings.window, ahead + SOON))
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,12 @@ class Stream:
     @property
     def position(self) -> int:
         return self.sent * self.model.codec.hop
+
+    @property
+    def wait(self) -> float:
+        """s of music that are made after a turn before any of it can sound."""
+        fine = self.model.fine and (self.fine or self.model.fine.sampling)
+        return (fine.first or fine.window) if fine else (PIECE + self.context) / self.model.codec.frame_rate
 
     @property
     def prompt(self) -> str:
@@ -158,7 +178,12 @@ class Stream:
         self.stretches: Iterator[tuple[Tensor, Tensor]] = iter(())
         if count or not self.end:
             told = self.told(turn.frame) if self.on_frame else None
-            self.stretches = self.model.stretches([turn.prompt], turn.seed, self.settings, read, count, told, self.fine)
+            earlier = [each for each in self.turns if each.frame < turn.frame]
+            other = bool(earlier) and earlier[-1].prompt != turn.prompt
+            recent = max(1, round(HANDOVER * codec.frame_rate)) if other else 0
+            self.stretches = self.model.stretches(
+                [turn.prompt], turn.seed, self.settings, read, count, told, self.fine, memory=recent
+            )
         if self.turns:  # not of the first: what one continues from is heard, too
             self.sent = min(self.sent, max(0, turn.frame - self.context))
         self.over = False

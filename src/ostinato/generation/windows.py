@@ -26,17 +26,18 @@ class Windows:
     noise: Tensor | None = None  # [noises, b, F, n]
     path: Tensor | None = None  # [steps + 1, b, F, done], what the first `done` frames passed through
     done: int = 0  # frames that were given out already
-    first: int = 0  # frames of the first window, if not `window`; each next one is twice as long, up to that
+    first: int = 0  # frames of the first window, if not `window`; each next one is half as long again, up to that
 
     def __post_init__(self) -> None:
         self.first = self.first or self.window
-        if not 0 <= 2 * self.overlap < min(self.first, self.window):
+        if not (0 <= self.overlap < self.first and 2 * self.overlap < self.window):
             raise ValueError(f"windows of {self.first} and {self.window} frames and overlaps of {self.overlap}")
 
     def begin(self, coarse: Tensor, fine: Tensor, noise: Tensor) -> None:
         """Put known frames before the first: coarse [b, C, n], fine [b, F, n], noise [noises, b, F, n]; n is at most
         `overlap`."""
         self.coarse, self.noise, self.done = coarse, noise, coarse.shape[-1]
+        self.first = min(self.window, self.first + self.done)
         self.path = known_path(fine, noise[0], self.settings.sampler, self.settings.steps)
 
     @property
@@ -65,7 +66,7 @@ class Windows:
         new, spare = path[-1, ..., self.done : end], max(0, end - self.overlap)
         self.coarse, self.noise, self.done = self.coarse[..., spare:], self.noise[..., spare:], end - spare
         self.path = path[..., spare:end] if self.done else None
-        self.first = min(self.window, 2 * self.first)
+        self.first = min(self.window, self.first + (self.first + 1) // 2)
         return new
 
 

@@ -253,7 +253,7 @@ class MusicLM(nn.Module):
         return torch.stack([table(steps[:, k]) for k, table in enumerate(self.embedding)]).sum(0)
 
     def condition(self, text: Tensor) -> Tensor:
-        return self.condition_norm(self.condition_linear(text))
+        return self.condition_norm(self.condition_linear(text.to(self.condition_linear.weight.dtype)))
 
     def text_states(self, text: Tensor, mask: Tensor) -> list[State]:
         """A state for each sub-layer: the keys and values of the text for cross-attention, None for others."""

@@ -1,10 +1,11 @@
 """The studio's server: the page, the WebSocket that plays, and the same for programs under /v1 (see `openapi`)."""
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from ostinato.studio.openapi import describe
 from ostinato.studio.session import Session
 from ostinato.utils.audio import AUDIO_SUFFIXES, pcm16, wav_header
 
+T = TypeVar("T")
 TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg"}
 
 
@@ -74,12 +76,15 @@ class Audio:
         suffix = str(asked.pop("format", "wav"))
         check_format(suffix)
         recipe = self.engine.recipe({"seconds": 10.0} | asked if "recipe" not in asked else asked)
+        take = await while_there(request, self.whole(recipe))
+        return Response(status_code=499) if take is None else await self.file(take, suffix)
+
+    async def whole(self, recipe: Recipe) -> Take:
         async with self.engine.places.take(silent):
             stream, take = await self.engine.begin(recipe)
             async for _ in self.pieces(stream, take):
-                if await request.is_disconnected():
-                    return Response(status_code=499)
-        return await self.file(take, suffix)
+                pass
+        return take
 
     async def stream(self, request: Request) -> Response:
         """A WAV as it is made, without end unless seconds are given; who hangs up stops it."""
@@ -150,6 +155,23 @@ class Audio:
         data = await self.engine.run(self.engine.file, take, suffix)
         disposition = f'attachment; filename="{file_name(take.recipe.prompt)}.{suffix}"'
         return Response(data, headers={"content-disposition": disposition}, media_type=TYPES[suffix])
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` gives; None, and no more of it is done, once the client has hung up."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.wait({working})  # the place is free once it has ended
+    return None
 
 
 async def silent(place: int) -> None:

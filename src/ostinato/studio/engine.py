@@ -21,13 +21,12 @@ from ostinato.generation.diffusion import FineSampling
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.recipe import Recipe, model_id, unpack_codes, whole
 from ostinato.generation.sampling import Sampling
-from ostinato.generation.streaming import Stream, Turn
+from ostinato.generation.streaming import Stream, Turn, early
 from ostinato.studio.web import Refusal
 from ostinato.utils.audio import read_tags, stream_audio, write_audio
 from ostinato.utils.schema import build
 
 T = TypeVar("T")
-FIRST = 2.6  # s of a stream's first window, where a fine stage has windows: sound comes after it, not after 6 s
 
 
 @dataclass(frozen=True)
@@ -236,10 +235,8 @@ def fine_settings(model: Ostinato, steps: Any) -> FineSampling | None:
             raise Refusal("steps is for models of two stages; leave it out")
         return None
     settings = model.fine.sampling
-    least = 2 * settings.overlap
-    first = min(settings.window, max(FIRST, 1.3 * least))
     steps = settings.steps if steps is None else whole(steps, "steps")
-    return dataclasses.replace(settings, first=first, steps=steps)
+    return early(model, dataclasses.replace(settings, steps=steps))
 
 
 @dataclass

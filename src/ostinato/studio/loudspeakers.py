@@ -25,7 +25,8 @@ def check() -> None:
 
 
 def play_aloud(pieces: Iterator[Tensor], rate: int) -> int:
-    """Play pieces [1, samples] to their end; returns how often sound had to wait. What the maker raises is raised."""
+    """Play pieces [1, samples] to their end; returns how often the sound broke off. What the maker raises is raised;
+    UserError where the loudspeakers fail."""
     import sounddevice
 
     waiting: queue.Queue[np.ndarray | None] = queue.Queue(AHEAD)
@@ -55,12 +56,12 @@ def play_aloud(pieces: Iterator[Tensor], rate: int) -> int:
     gaps, first = 0, True
     try:
         with sounddevice.OutputStream(rate, channels=1, dtype="float32") as out:
-            while True:
-                gaps += not first and waiting.empty()
-                if (piece := waiting.get()) is None:
-                    break
-                out.write(piece[:, None])
+            while (piece := waiting.get()) is not None:
+                late = out.write(piece[:, None])  # whether the device had nothing to play since the last
+                gaps += bool(late) and not first
                 first = False
+    except sounddevice.PortAudioError as error:
+        raise UserError(f"the loudspeakers failed ({error}): write a file with ostinato generate") from error
     finally:
         stop.set()
         maker.join()

@@ -20,7 +20,7 @@ from ostinato.utils.audio import pcm16
 from ostinato.utils.errors import UserError
 
 AHEAD = 8.0  # s made before they are heard: more than a window of a fine stage takes
-LEAD = 2.5  # s from what is heard to where a change begins: as long as its first window takes to make
+LEAD, LONGEST_LEAD = 0.4, 4.0  # s that are spare where a change begins, and from what is heard to it at the most
 RATE, BURST = 30.0, 120.0  # messages a second that a listener may send, and how many at once
 
 
@@ -116,7 +116,7 @@ class Session:
         while not (last and stream.position >= last):
             await self.credit(stream, take.rate)
             while self.changes:
-                await self.change(self.changes.pop(0), stream, take)
+                await self.change(self.changes.pop(0), stream, take, pace.speed)
                 last = 0
             position, began = stream.position, time.monotonic()
             piece = await self.engine.run(next, stream, None)
@@ -139,8 +139,11 @@ class Session:
             except TimeoutError as error:
                 raise Refusal("nothing was played for a long time, so your place was released; start again") from error
 
-    async def change(self, asked: dict[str, Any], stream: Stream, take: Take) -> None:
-        at = min(self.heard + round(LEAD * take.rate), stream.made * stream.model.codec.hop)
+    async def change(self, asked: dict[str, Any], stream: Stream, take: Take, speed: float) -> None:
+        """Where it begins: as soon as its sound can be there by the time it is to be heard, at this speed."""
+        work = stream.wait / speed if speed else LONGEST_LEAD
+        lead = min(LONGEST_LEAD, stream.context / stream.model.codec.frame_rate + work + LEAD)
+        at = min(self.heard + round(lead * take.rate), stream.made * stream.model.codec.hop)
         if asked["type"] == "steer":
             turn: Turn = await self.engine.run(stream.steer, asked["prompt"], at)
         else:

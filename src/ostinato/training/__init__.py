@@ -9,7 +9,7 @@ batch_order                       which clips and seeds make up a step, as funct
 log                               log.jsonl, a line for each logged step
 compilation                       torch.compile of each part
 ema, distributed, throughput      averaged weights; several processes; speed
-plan, flops, memory, probe, fit   what a run will cost, before it runs (`--plan`), and does it fit?
+plan, flops, memory, probe, fit   what a run will cost, before it runs (`--plan`), and does it fit? gpus: by name
 """
 
 import lazy_loader

@@ -65,11 +65,11 @@ class CodecTask:
                 f"{run.data} is at {store.info['sample_rate']} Hz, the codec at {run.model.sample_rate} Hz; "
                 f"prepare the store with --sample-rate {run.model.sample_rate}"
             )
-        train = store.split("train")
+        train, held_out = store.sides(run.train.all_data)
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
         self.data = Segments(train, store.fitting(round(run.clip_seconds * run.model.sample_rate)))
-        self.held_out = store.split("validation")
+        self.held_out = held_out
         codec = PocketCodec(run.model).to(device)
         if run.decoder_only:
             for part in (codec.analyse, codec.encoder, codec.quantiser):

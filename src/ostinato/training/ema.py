@@ -11,11 +11,13 @@ from ostinato.training.distributed import like
 
 class EMA:
     """Averages of a module's trainable weights: after step n, average = d average + (1 - d) weight, where d is `decay`,
-    and less at first, min(decay, (1 + n) / (10 + n)), for the random beginning to be forgotten."""
+    and less at first, min(decay, (1 + n) / (10 + n)), for the random beginning to be forgotten. offload: they are
+    kept in main memory."""
 
-    def __init__(self, module: nn.Module, decay: float):
+    def __init__(self, module: nn.Module, decay: float, offload: bool = False):
         self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+        trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+        self.weights = {name: p.to("cpu", copy=True) if offload else p.clone() for name, p in trained.items()}
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from averages saved, sharded where the weights are."""
@@ -28,7 +30,7 @@ class EMA:
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         for name, p in module.named_parameters():
             if name in self.weights:
-                self.weights[name].lerp_(p.detach(), share)
+                self.weights[name].lerp_(p.detach().to(self.weights[name].device), share)
 
     @contextmanager
     def ema_weights(self, module: nn.Module) -> Iterator[None]:
@@ -43,6 +45,6 @@ class EMA:
     def swap(self, module: nn.Module) -> None:
         for name, p in module.named_parameters():
             if name in self.weights:
-                kept = p.detach().clone()
+                kept = p.detach().clone().to(self.weights[name].device)
                 p.copy_(self.weights[name])
                 self.weights[name] = kept

@@ -122,11 +122,11 @@ class LMTask:
             raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
         self.codec_name, self.codec_id, self.codec = store_codec(run, store, device)
         frames = store.fitting(max(2, round(run.clip_seconds * store.info["frame_rate"])))
-        train = store.split("train")
+        train, held_out = store.sides(run.train.all_data)
         if not len(train):
             raise UserError(f"{run.data} has no clips in its train split; add more files")
         self.data = CodeDataset(train, K, frames, run.text_dropout)
-        self.held_out = CodeDataset(store.split("validation"), K, frames, fixed=True)
+        self.held_out = CodeDataset(held_out, K, frames, fixed=True)
         self.lm = MusicLM(run.model).to(device)
         self.lm.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"lm": self.lm}

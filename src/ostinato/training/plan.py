@@ -1,9 +1,6 @@
 """What a training run will cost, before anything runs: FLOPs, memory, hours. `ostinato train CONFIG --plan`."""
 
-import math
 import random
-import re
-import time
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple, cast
@@ -21,74 +18,11 @@ from ostinato.models.patterns import make_pattern
 from ostinato.models.text_encoder import Tokens, load_text_encoder, minilm_folder
 from ostinato.training.config import FineRun, LMRun, Run
 from ostinato.training.flops import flops
-from ostinato.training.memory import OUTSIDE, activations, sublayers
+from ostinato.training.gpus import GPUS, find_gpu, peak_flops, timed_flops
+from ostinato.training.memory import OUTSIDE, Live, activations, sublayers
 from ostinato.training.probe import measured_rates
 from ostinato.utils.errors import UserError, nearest
 from ostinato.utils.hub import fetch
-
-
-class GPU(NamedTuple):
-    tflops: float  # dense bfloat16 products with float32 sums on tensor cores, 10^12 a second
-    memory: int  # GiB
-
-
-# NVIDIA's architecture whitepapers (GA102, Ada, RTX Blackwell, A100, H100) and datasheets, sparsity left out. A GeForce
-# adds in float32 at half the rate of its professional sister.
-GPUS = {
-    "RTX 3060": GPU(25.5, 12),
-    "RTX 3080": GPU(59.5, 10),
-    "RTX 3090": GPU(71.2, 24),
-    "RTX 3090 Ti": GPU(80.0, 24),
-    "RTX 4060 Ti": GPU(44.1, 16),
-    "RTX 4070 Ti": GPU(80.2, 12),
-    "RTX 4080": GPU(97.5, 16),
-    "RTX 4090": GPU(165.2, 24),
-    "RTX 5080": GPU(112.6, 16),
-    "RTX 5090": GPU(209.5, 32),
-    "RTX A6000": GPU(154.8, 48),
-    "RTX 6000 Ada": GPU(364.2, 48),
-    "A10": GPU(125.0, 24),
-    "L4": GPU(121.0, 24),
-    "L40S": GPU(362.0, 48),
-    "A100 40GB": GPU(312.0, 40),
-    "A100 80GB": GPU(312.0, 80),
-    "H100": GPU(989.4, 80),
-    "H100 PCIe": GPU(756.0, 80),
-    "H200": GPU(989.4, 141),
-    "B200": GPU(2250.0, 180),
-}
-
-
-def find_gpu(name: str) -> str | None:
-    """The entry of `GPUS` that a name means, be it a user's ("4090") or the driver's ("NVIDIA A100-SXM4-80GB")."""
-    words = set(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce"}
-    entries = {key: set(key.lower().split()) for key in GPUS}
-    # Another card than the one without it: a 3090 Ti, a 4080 Super, a laptop's 4090.
-    marks = words & {"ti", "super", "laptop"}
-    within = [key for key, entry in entries.items() if entry <= words and marks <= entry]
-    if within:
-        return max(within, key=lambda key: len(entries[key]))
-    around = [key for key, entry in entries.items() if words and words <= entry]
-    return min(around, key=len) if around else None
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bfloat16 FLOP/s of a CUDA device by `GPUS`; None for any other device, and for a GPU not listed."""
-    name = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return GPUS[name].tflops * 1e12 if name else None
-
-
-def timed_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of products of 1024 x 1024 matrices (8192 x 8192 on a GPU) on `device`, the best of as many as fit in
-    `seconds`: what can be had, with whatever else runs there now."""
-    n = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(n, n, device=device, dtype=dtype)
-    best, until = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        float((a @ a)[0, 0])  # reading a number waits for the GPU
-        best = min(best, time.perf_counter() - began)
-    return 2 * n**3 / best
 
 
 def parameters(config: LMConfig | FineConfig) -> dict[str, int]:
@@ -265,7 +199,7 @@ def amounts(run: LMRun | FineRun, work: Workload) -> list[Row]:
     of_clip = f"{run.clip_seconds:g} s at {work.rate:.2f} frames/s; {work.text} tokens of text"
     heard = clips * run.clip_seconds / 3600
     if work.store:
-        train = work.store.split("train")
+        train, _ = work.store.sides(hyper.all_data)
         held, epochs = sum(train.table["seconds"].to_pylist()) / 3600, clips / max(1, len(train))
         data = f"{len(train):,} clips", f"{run.data}: {held:.2f} h to train on, {epochs:,.1f} times over"
     else:
@@ -308,14 +242,22 @@ def efforts(run: LMRun | FineRun, work: Workload, device: Device, mfu: float | N
 
 
 def preparing(work: Workload) -> list[Row]:
-    """Hours to encode the paper's data on one GPU, where there is no store yet."""
+    """Hours to encode the paper's data on one GPU, and the memory of a clip of 30 s, where there is no store yet."""
     if work.store or work.codec != "dac":
         return []
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        dac().encode(torch.zeros(1, 1, 44100))
+    with torch.device("meta"), torch.no_grad():
+        codec = dac()
+        with FlopCounterMode(display=False) as counter:
+            codec.encode(torch.zeros(1, 1, 44100))
+        with Live() as live:
+            codec.encode(torch.zeros(1, 1, 30 * 44100))
     count = counter.get_total_flops() * 3600 * PAPER_HOURS
-    told = f"{PAPER_HOURS:g} h by DAC at {PREPARING / 1e12:g} TFLOP/s in float32, assumed; reading files not counted"
-    return [("preparing", duration(count / PREPARING), f"{count:.3g} FLOPs: {told}")]
+    of = f"{count:.3g} FLOPs of DAC's encoder for the paper's {PAPER_HOURS:g} h"
+    told = f"{of}, worked out at {PREPARING / 1e12:g} TFLOP/s in float32, assumed; reading files not counted"
+    return [
+        ("preparing", duration(count / PREPARING), told),
+        ("  a clip of its batch", gib(live.peak), "ostinato prepare --batch, 30 s; --workers for several GPUs"),
+    ]
 
 
 def distinct_captions(work: Workload, clips: int) -> int:
@@ -361,7 +303,7 @@ def memory(run: LMRun | FineRun, work: Workload, device: Device) -> list[Row]:
     """What the device holds, by part, and whether it can."""
     hyper, N = run.train, sum(parameters(run.model).values())
     always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
-    if hyper.ema:
+    if hyper.ema and not hyper.ema_offload:
         always["averaged weights"] = 4 * N
     always[f"text encoder, {run.text}"] = 4 * encoder_cost(run.text, work.text)[0]
     always[f"codec, {work.codec}"] = 4 * codec_parameters(work.codec)

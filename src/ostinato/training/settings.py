@@ -36,10 +36,12 @@ class Optimisation:
     log_every: int = 10
     validate_every: int = 1000
     validation_clips: int = 64
+    all_data: bool = False  # train on the validation split, too, as the paper does; there is no validation then
     checkpoint_every: int = 1000
     keep: int = 2  # newest checkpoints kept, beside the one that validated best
     keep_every: int = 0  # also kept for good: weights, without the optimizer's states, every so many steps; 0: none
     ema: float = 0.0  # decay of averaged weights, such as 0.999; 0: none are kept
+    ema_offload: bool = False  # keep them in main memory: 4 bytes a weight less on the GPU, a copy each step
     tracker: str = "tensorboard"  # none, or another by accelerate's name: wandb, mlflow, trackio, ...
     checkpointing: bool = False  # of activations: the backward pass computes them again, for less memory
     deterministic: bool = False  # the same bits each time on a GPU, too, from slower kernels
@@ -164,6 +166,7 @@ def check_training(hyper: Optimisation) -> None:
     check(hyper.warmup >= 0, f"train.warmup must be at least 0, got {hyper.warmup}")
     check(hyper.clip_norm > 0, f"train.clip_norm must be above 0 (.inf for none), got {hyper.clip_norm}")
     check(0 <= hyper.ema < 1, f"train.ema must be at least 0 and under 1, got {hyper.ema}")
+    check(not (hyper.ema_offload and hyper.shard), "train.ema_offload is for whole weights: leave out train.shard")
     check(0 <= hyper.seed < 2**31, f"train.seed must be from 0 to {2**31 - 1}, got {hyper.seed}")
     check(
         hyper.precision in ("auto", "fp32", "bf16"),

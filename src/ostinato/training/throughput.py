@@ -2,7 +2,7 @@
 
 import torch
 
-from ostinato.training.plan import peak_flops
+from ostinato.training.gpus import peak_flops
 
 
 class Throughput:

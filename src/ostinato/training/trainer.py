@@ -107,7 +107,7 @@ class Loop:
             else:
                 task.modules[name] = accelerator.prepare(module)
         self.optimizers = {name: optimizers_for(module, self.hyper) for name, module in task.modules.items()}
-        self.ema = EMA(self.main(), self.hyper.ema) if self.hyper.ema else None
+        self.ema = EMA(self.main(), self.hyper.ema, self.hyper.ema_offload) if self.hyper.ema else None
         if states:
             for name, several in self.optimizers.items():
                 for optimizer, state in zip(several, states[name], strict=True):
@@ -166,7 +166,8 @@ class Loop:
         accelerator.init_trackers(name, init_kwargs=again)
         console.print(self.task.describe())
         if not len(self.task.held_out):
-            console.print("no clip is in the validation split, so there will be no validation loss")
+            why = "all data is trained on" if hyper.all_data else "no clip is in the validation split"
+            console.print(f"{why}, so there will be no validation loss")
         if self.run_config.init and not self.step:
             console.print(f"beginning with the weights of {self.run_config.init}, and with its model section")
         if self.step:

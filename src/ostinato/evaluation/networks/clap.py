@@ -21,6 +21,7 @@ from ostinato.utils.hub import Frozen, fetch
 
 TOKENIZER = "FacebookAI/roberta-base"
 MAX_TOKENS = 77
+LEFT = 1.0  # s
 
 # laion_clap's names -> transformers', applied in this order; of what is left out, nothing enters an embedding.
 RENAMED = (
@@ -131,12 +132,15 @@ class CLAP(Frozen):
         return F.normalize(self.model.audio_projection(heard), dim=-1)
 
     def embed(self, audio: Tensor) -> Tensor:
-        """[..., samples] -> [..., windows, 512] of unit length, side by side; what is left over past the last whole
-        window is not heard. (laion_clap hears 10 s drawn at random from a longer clip.)"""
+        """[..., samples] -> [..., windows, 512] of unit length, side by side; where `LEFT` s or more are left over, a
+        last one ends with the clip. (laion_clap hears 10 s drawn at random from a longer clip.)"""
         size, samples = round(self.window * self.sample_rate), audio.shape[-1]
         if samples < size:
             audio = audio.repeat(*[1] * (audio.ndim - 1), size // samples)
-        return each_window(self.encode, cut(audio, size, size, max(1, samples // size)))
+        windows = cut(audio, size, size, max(1, samples // size))
+        if samples > size and samples % size >= LEFT * self.sample_rate:
+            windows = torch.cat([windows, audio[..., None, -size:]], -2)
+        return each_window(self.encode, windows)
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Tensor:
