@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("OSTINATO_PAPER"), reason="takes minutes: set OSTINATO_PAPER=1, as CI does"),
+    pytest.mark.skipif(not os.environ.get("OSTINATO_PAPER"), reason="takes minutes: set OSTINATO_PAPER=1 to run it"),
 ]
 
 
