@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.lm import VARIANTS
-from ostinato.training import distributed, trainer
+from ostinato.training import compilation, distributed
 from ostinato.training.compilation import compile_parts, parts_of
 from ostinato.training.config import Optimisation
 from ostinato.training.trainer import train
@@ -61,7 +61,7 @@ def test_alike_blocks_of_a_denoiser_are_compiled_once(kind):
 def test_a_compiled_run_compiles_no_more_than_its_lengths(stores, tmp_path, monkeypatch):
     """Clips of two lengths, captions of several, validation: each of the two kinds for training and for validation."""
     counter = CompileCounter()
-    monkeypatch.setattr(trainer, "compile_parts", lambda module: compile_parts(module, counter))
+    monkeypatch.setattr(compilation, "compile_parts", lambda module: compile_parts(module, counter))
     hyper = {"steps": 6, "validate_every": 3}
     model = {"blocks": 3, "dropout": 0.0}
     train(lm_run(stores, tmp_path / "compiled", model, hyper | {"compile": True}, clip_seconds=3.0))

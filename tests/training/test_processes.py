@@ -22,7 +22,7 @@ from ostinato.codecs.base import fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import prepare
 from ostinato.generation.pipeline import load
-from ostinato.training import trainer
+from ostinato.training import compilation
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.compilation import compile_parts
 from ostinato.training.lm_task import LMTask
@@ -48,7 +48,7 @@ def fine_on(root, name, kind, **changes):
 def work(root):
     """What each of two processes does: one run after another; in the last, one of them is asked to stop."""
     root, rank = Path(root), int(os.environ["RANK"])
-    trainer.compile_parts = partial(compile_parts, backend="eager")  # captured by Dynamo, and no compiler needed
+    compilation.compile_parts = partial(compile_parts, backend="eager")  # captured by Dynamo, and no compiler needed
     torch.distributed.destroy_process_group = lambda group=None: None  # elsewhere a process trains once
     for run in (
         run_on(root, "copied", 2),

@@ -210,7 +210,7 @@ class Exported:
             yield codes[None, None, done:end], path[None, -1, :, done:end]
             spare = max(0, end - overlap)
             codes, lots, path = codes[spare:], lots[..., spare:], path[..., spare:end]
-            first = min(about["window"], 2 * first)
+            first = min(about["window"], first + (first + 1) // 2)
 
     def denoise(
         self, codes: np.ndarray, lots: np.ndarray, known: np.ndarray, text: dict[str, Any], settings: FineSampling

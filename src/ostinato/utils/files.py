@@ -156,7 +156,7 @@ def write_model_folder(folder: str | Path, config: dict, weights: dict[str, Tens
     except OSError as error:
         raise UserError(f"cannot make the folder {folder} ({error.strerror}): name another") from error
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    metadata = {"format": "pt", "sha256": digest(plain)}
+    metadata = {"sha256": digest(plain)}  # one key: safetensors writes several in an order by chance
     write_atomic(folder / "model.safetensors", lambda temporary: save_file(plain, temporary, metadata))
     write_config(folder, {key: value for key, value in config.items() if key != "sha256"})
 

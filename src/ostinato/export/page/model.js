@@ -184,7 +184,7 @@ export class Model {
       yield { coarse: range(known, end).map((t) => [codes[t]]), fine: range(known, end).map((t) => column(x, t)) };
       const spare = Math.max(0, end - overlap);
       path = passed.map((latents) => range(spare, end).map((t) => column(latents, t)));
-      [codes, lots, first] = [codes.slice(spare), lots.slice(spare), Math.min(T, 2 * first)];
+      [codes, lots, first] = [codes.slice(spare), lots.slice(spare), Math.min(T, first + Math.ceil(first / 2))];
     }
   }
 
