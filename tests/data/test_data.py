@@ -395,6 +395,7 @@ def test_sidecars_that_cannot_be_understood_are_ignored_and_told(folder, tmp_pat
 
 
 def test_a_captions_file_that_is_not_there(folder, tmp_path):
+    (tmp_path / "table.xlsx").touch()
     for name, complaint in (("none.csv", "no captions table"), ("table.xlsx", r"\.csv or \.jsonl")):
         with pytest.raises(UserError, match=complaint):
             prepared(folder, tmp_path / "out", captions=tmp_path / name)
