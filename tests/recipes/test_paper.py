@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("OSTINATO_PAPER"), reason="takes minutes: set OSTINATO_PAPER=1 to run it"),
-]
+pytestmark = pytest.mark.slow
 
 
 def run(recipe: str, folder: Path) -> subprocess.CompletedProcess:
