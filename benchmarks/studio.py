@@ -35,7 +35,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ import numpy as np
 import soundfile as sf
 import torch
 from machine import machine
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 PROMPT = "A slow Bach chorale played on church organ"
@@ -76,21 +77,32 @@ class Player(threading.Thread):
         with connect(self.address) as messages:
             asked, rate, made, dry = time.monotonic(), 0, 0.0, 0.0  # dry: when what is there will have been played
             messages.send(json.dumps(self.asked))
-            for message in messages:
+            while True:
+                try:
+                    message = messages.recv(timeout=0.1)
+                except TimeoutError:
+                    message = None  # the server waits until more has been heard
+                except ConnectionClosed:
+                    return
                 now = time.monotonic() - asked
                 if isinstance(message, str):
-                    rate = json.loads(message).get("rate", rate)
-                    continue
-                length = len(message) / 2 / rate
-                made, self.first = made + length, self.first or now
-                if not self.begun and made >= AHEAD:
-                    self.begun, dry = now, now + made
-                elif self.begun:
-                    if now > dry:
-                        self.gaps, self.silent, dry = self.gaps + 1, self.silent + now - dry, now
-                    dry += length
-                heard = made - (dry - now) if self.begun else 0.0
-                messages.send(json.dumps({"type": "heard", "heard": max(0, round(heard * rate))}))
+                    said = json.loads(message)
+                    rate = said.get("rate", rate)
+                    if said["type"] == "end":
+                        return
+                elif message:
+                    length = len(message) / 2 / rate
+                    made, self.first = made + length, self.first or now
+                    if not self.begun and made >= AHEAD:
+                        self.begun, dry = now, now + made
+                    elif self.begun:
+                        if now > dry:
+                            self.gaps, self.silent, dry = self.gaps + 1, self.silent + now - dry, now
+                        dry += length
+                if self.begun:
+                    heard = max(0, round((made - max(0, dry - now)) * rate))
+                    with suppress(ConnectionClosed):
+                        messages.send(json.dumps({"type": "heard", "heard": heard}))
 
 
 def streams(asked: argparse.Namespace) -> None:
