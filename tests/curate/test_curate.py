@@ -231,6 +231,18 @@ def test_a_task_that_ends_its_process_is_tried_alone_and_told():
     assert {task for task, result in done.items() if isinstance(result, Died)} == deadly.KILLERS
 
 
+def test_what_is_killed_leaves_no_process_behind():
+    code = "import deadly; from ostinato.curate.pool import each_in_pool;"
+    code += "list(each_in_pool(deadly.sleep, range(2), deadly.start, ('given',), 2))"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", f"if __name__ == '__main__': {code}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() != parent.stdout.readline()  # two are at work
+        parent.kill()
+        parent.communicate(timeout=60)  # what they all write to ends when the last of them is gone
+
+
 def test_a_track_on_which_a_worker_dies_is_out_with_the_reason(music, tmp_path, monkeypatch):
     def pool(do, pairs, start, given, workers):
         sound = [pair for pair in pairs if getattr(pair, "id", None) or pair[0].id != "song 2.flac"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +19,21 @@ AHEAD = 3  # tasks handed out by process: few, so that an interruption is quick
 
 
 def _ready() -> None:
-    """What a process does first: nothing, once it has started."""
+    """Nothing: it returns once a process has started."""
+
+
+def _begin(start: Callable[..., None], given: tuple) -> None:
+    """What a process does first."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start(*given)
+
+
+def _end_with_parent() -> None:
+    """A run that is killed tells its processes nothing: without this they would wait for ever, and keep a card's
+    memory."""
+    parent: Any = multiprocessing.parent_process()
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 class Died:
@@ -51,7 +68,7 @@ def _until_broken(
 ) -> Generator[tuple[T, Any], None, list[T] | None]:
     """As `each_in_pool`, `handed` tasks out at a time, until a process dies; then returns those out and not done, else
     None."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start, given)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (start, given))
     flying: dict[Future, T] = {}
     try:
         pool.submit(_ready).result()
