@@ -68,6 +68,8 @@ def curate(music: str, out: Path, recipe: Recipe, machine: Machine, progress: bo
     tracks = list_tracks(music)
     with only_writer(out):
         _agree(out, recipe)
+        if machine.ray in ("", "local") and not (out / ".work").exists():
+            make_worker(recipe, out, Context("cpu", recipe.seed))  # weights that are missing, too: a scan takes hours
         facts = _scan_all(tracks, recipe, out, machine, progress)
         tracks, decided = decide(tracks, facts, recipe, context)
         todo = [t for t in tracks if t.id not in decided and not _done(out, t, recipe)]

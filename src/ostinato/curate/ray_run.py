@@ -7,8 +7,10 @@ all machines.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,13 +20,26 @@ from typing import Any
 import numpy as np
 
 from ostinato.curate.clip import Clip, Track
+from ostinato.curate.pool import Died
 from ostinato.curate.recipe import Recipe, Step
 from ostinato.curate.scan import Facts
 from ostinato.curate.stages import Context
-from ostinato.curate.work import Out, Worker, apply_stages, choose, make_codec, make_stages, one_thread, read_clips
+from ostinato.curate.work import (
+    Out,
+    Worker,
+    apply_stages,
+    choose,
+    make_codec,
+    make_stages,
+    one_thread,
+    read_clips,
+    record_path,
+)
 from ostinato.utils.errors import UserError
 
 Pair = tuple[Track, Facts]
+QUIET: Any = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
+TRIES = 2  # how often a track may end its process, as in `pool`
 
 
 @dataclass(frozen=True)
@@ -66,22 +81,50 @@ def segments(recipe: Recipe, most: int) -> list[Segment]:
     return [Segment(tuple(g), k, i == 0, i == end) for i, (g, k) in enumerate(zip(groups, kinds, strict=True))]
 
 
-class Actor:
-    """One process of a pool."""
+# What comes of a track: its id with the seconds kept, what ended it, or why no track can go on.
+Result = tuple[str, float | Died | UserError]
 
-    def __init__(self, recipe: Recipe, out: str, context: Context, segment: Segment):
-        self.segment, self.whole = segment, segment.first and segment.last
-        codec = make_codec(recipe, context) if segment.last else None
-        self.worker = Worker(recipe, Path(out), make_stages(segment.steps, context), codec)
+
+class Actor:
+    """One process of a pool. run: names this run among those into `out`."""
+
+    def __init__(self, recipe: Recipe, out: str, context: Context, segment: Segment, run: str):
+        self.out, self.segment, self.run = Path(out), segment, run
+        self.fault: UserError | None = None
+        try:
+            codec = make_codec(recipe, context) if segment.last else None
+            self.worker = Worker(recipe, self.out, make_stages(segment.steps, context), codec)
+        except UserError as error:  # Ray would bury its words: it goes through the pools in place of a track
+            self.fault = error
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         with one_thread():
-            states = [self.step(pickle.loads(held)) for held in batch["state"]]
+            states = [self.go_on(pickle.loads(held)) for held in batch["state"]]
         return {"state": np.array([pickle.dumps(state) for state in states], dtype=object)}
 
-    def step(self, state: State) -> Any:
+    def go_on(self, held: State | Result) -> State | Result:
+        """`step`, unless something ended it. Ray hands a track whose process died to another one for ever: here the
+        second time is the last."""
+        if not isinstance(held, State):
+            return held
+        if self.fault:
+            return held.track.id, self.fault
+        mark = record_path(self.out, held.track).with_suffix(".tries")
+        tries = mark.read_text().split() if mark.exists() else []
+        if tries.count(self.run) >= TRIES:
+            return held.track.id, Died()
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(" ".join([*tries, self.run]))
+        try:
+            return self.step(held)
+        except UserError as error:
+            return held.track.id, error
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def step(self, state: State) -> State | Result:
         """A state with this pool's stages applied; after the last one the track's id and the seconds kept."""
-        if self.whole:
+        if self.segment.first and self.segment.last:
             return state.track.id, self.worker.do(state.track, state.facts)
         recipe, stages = self.worker.recipe, self.worker.stages
         if self.segment.first:
@@ -98,19 +141,21 @@ class Actor:
 
 def each_by_ray(
     pairs: list[Pair], recipe: Recipe, out: Path, context: Context, address: str
-) -> Iterator[tuple[Pair, float]]:
+) -> Iterator[tuple[Pair, float | Died]]:
     """Each track with the seconds kept of it, as they are done. address: of a cluster, "auto", or "local".
 
-    Raises: UserError where Ray is not installed or the cluster cannot be reached."""
+    Raises: UserError where Ray is not installed, the cluster cannot be reached or a stage cannot be made, and what a
+    stage raises."""
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise UserError("Ray is not installed: pip install 'ostinato[curate]', or take --local") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it has a word for every step, between the bars
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
         try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+            ray.init(address=None if address == "local" else address, **QUIET)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"no Ray at {address!r} ({error}): start one with `ray start --head`, or --local"
@@ -122,18 +167,22 @@ def each_by_ray(
         [{"state": pickle.dumps(State(track, facts))} for track, facts in pairs],
         override_num_blocks=max(1, min(len(pairs), 8 * cpus)),
     )
-    parts = segments(recipe, cpus)
+    parts, run = segments(recipe, cpus), uuid.uuid4().hex
     for part in parts:
         on_gpu = part.work == "gpu" and gpus
+        least, most = (gpus, gpus) if on_gpu else (1, max(1, cpus // len(parts)))
+        pool = ray.data.ActorPoolStrategy(min_size=least, max_size=most)
         rows = rows.map_batches(
             Actor,
-            fn_constructor_args=(recipe, str(out.resolve()), context, part),
+            fn_constructor_args=(recipe, str(out.resolve()), context, part, run),
             batch_size=1,
-            concurrency=gpus if on_gpu else (1, max(1, cpus // len(parts))),
+            compute=pool,
             num_cpus=1,
             num_gpus=1 if on_gpu else 0,
         )
     by_id = {track.id: (track, facts) for track, facts in pairs}
     for row in rows.iter_rows():
         name, kept = pickle.loads(row["state"])
-        yield by_id[name], float(kept)
+        if isinstance(kept, UserError):
+            raise kept
+        yield by_id[name], kept

@@ -176,6 +176,10 @@ def read_list(path: str) -> set[str]:
     """The ids an exclusion list names. Raises UserError for a file that cannot be read or names none."""
     try:
         text = read_text(path, "utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no exclusion list {path}: fetch it (a comment of the recipe may say where from), or --set exclude=off"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the exclusion list {path} ({error}): check the name") from error
     if path.lower().endswith(".csv"):
