@@ -4,7 +4,7 @@
 #   recipes/attm/run.sh --tiny                                      the same steps on a CPU, on music made here
 # PROMPTS.csv: the organisers' sentences, columns name and caption. Each step goes on where it was stopped; a finished one
 # is skipped. Settings of the environment:
-#   OUT (runs/attm)      the folder for everything
+#   OUT (runs/attm)      the folder for everything; models and submission are in OUT/TRACK
 #   SET                  over configs/data-attm.yaml: "separate=off" where FOLDER's music has lost its voices
 #   TRACK (efficiency)   at most 500 M parameters generate: Prefix SiMBA over all nine codebooks, 298 M;
 #                        performance: Prefix SiMBA and the fine stage, 1.5 B
@@ -17,6 +17,7 @@ for word in "$@"; do
   [ "$word" = --plan ] && plan=1
   [ "$word" = --tiny ] && tiny=1
 done
+case $track in efficiency | performance) ;; *) echo "no track $track: efficiency or performance" >&2; exit 2 ;; esac
 out=${OUT:-runs/attm${tiny:+-tiny}}
 . "$here/../paper/steps.sh"
 recipe=$configs/data-attm.yaml
@@ -30,16 +31,17 @@ if [ -z "$plan" ]; then
   once curate curate "$recipe"
   once prepare prepare
 fi
+# Data and store serve both tracks, models one each.
 if [ "$track" = efficiency ]; then
-  train prefix-simba-9 lm "${small[@]}" "${lm_small[@]}" "${nine_small[@]}"
-  model=$out/lm runs=(--run "$out/lm")
+  train prefix-simba-9 "$track/lm" "${small[@]}" "${lm_small[@]}" "${nine_small[@]}"
+  model=$out/$track/lm runs=(--run "$out/$track/lm")
 else
-  train prefix-simba lm "${small[@]}" "${lm_small[@]}"
-  train fine-unet fine "${small[@]}" "${fine_small[@]}"
-  model=$out/joint runs=(--run "$out/lm" --run "$out/fine")
+  train prefix-simba "$track/lm" "${small[@]}" "${lm_small[@]}"
+  train fine-unet "$track/fine" "${small[@]}" "${fine_small[@]}"
+  model=$out/$track/joint runs=(--run "$out/$track/lm" --run "$out/$track/fine")
 fi
 [ -n "$plan" ] && exit
-[ "$track" = efficiency ] || once join ostinato join "$out/lm" "$out/fine" "$model"
-python "$here/submission.py" "$model" "$prompts" "$out/data" "$out/submission" "${runs[@]}" \
+[ "$track" = efficiency ] || once "$track/join" ostinato join "$out/$track/lm" "$out/$track/fine" "$model"
+python "$here/submission.py" "$model" "$prompts" "$out/data" "$out/$track/submission" "${runs[@]}" \
   --track "$track" --seed "${SEED:-0}" \
   $([[ $tiny || " ${SET:-} " == *" separate=off "* ]] && echo --separated) ${tiny:+--rehearsal}

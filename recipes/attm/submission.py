@@ -129,7 +129,7 @@ def main() -> None:
         "core": {"parameters": parts, "in all": sum(parts.values()), "runs": runs},
         "auxiliary": {"codec": model.config.get("codec"), "text encoder": model.config.get("text")},
         "data": json.loads((asked.data / "recipe.json").read_text()) | {"separated before": asked.separated},
-        "sampling": vars(model.sampling),
+        "sampling": vars(model.sampling) | ({"fine stage": vars(model.fine.sampling)} if model.fine else {}),
         "seed": asked.seed,
         "ostinato": ostinato.__version__,
         "broken rules": broken,

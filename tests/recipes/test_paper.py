@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def run(recipe: str, folder: Path) -> subprocess.CompletedProcess:
-    """A recipe's --tiny into `folder`, by the package and the Python of this test."""
+def run(recipe: str, folder: Path, **settings: str) -> subprocess.CompletedProcess:
+    """A recipe's --tiny into `folder`, by the package and the Python of this test. settings: of the environment."""
     command = folder / "bin/ostinato"
     command.parent.mkdir(exist_ok=True)
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ostinato.cli "$@"\n')
     command.chmod(0o755)
     environment = os.environ | {"PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment["OUT"] = str(folder / "out")
+    environment |= {"OUT": str(folder / "out"), **settings}
     script = [str(ROOT / f"recipes/{recipe}/run.sh"), "--tiny"]
     return subprocess.run(script, env=environment, capture_output=True, text=True, cwd=folder)
 
@@ -47,13 +47,21 @@ def test_the_whole_paper_at_a_tiny_size(tmp_path):
 
 
 def test_the_challenge_at_a_tiny_size(tmp_path):
-    done = run("attm", tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "out"
-    declared = json.loads((out / "submission/submission.json").read_text())
-    assert declared["core"]["in all"] < 500_000_000 == declared["limit"]
-    assert declared["broken rules"] == ["2 prompts, and the challenge has 100"]
-    assert sorted(path.name for path in (out / "submission/audio").iterdir()) == ["p000.wav", "p001.wav"]
-    assert (out / "submission/code/ostinato/models/lm.py").is_file()
+    limits = {"efficiency": 500_000_000, "performance": None}
+    parts = {"efficiency": {"language model"}, "performance": {"language model", "fine stage"}}
+    for track, limit in limits.items():
+        done = run("attm", tmp_path, TRACK=track)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert ("== curate" in done.stderr) == (track == "efficiency")  # the data are the same
+        declared = json.loads((out / track / "submission/submission.json").read_text())
+        assert (declared["track"], declared["limit"]) == (track, limit)
+        assert declared["core"]["parameters"].keys() == parts[track] and declared["core"]["in all"] < 500_000_000
+        assert ("fine stage" in declared["sampling"]) == (track == "performance")
+        assert declared["broken rules"] == ["2 prompts, and the challenge has 100"]
+        assert sorted(path.name for path in (out / track / "submission/audio").iterdir()) == ["p000.wav", "p001.wav"]
+        assert (out / track / "submission/code/ostinato/models/lm.py").is_file()
     captions = [json.loads(line) for line in (out / "data/captions.jsonl").read_text().splitlines()]
     assert {caption for row in captions for caption in row["captions"]} >= {"slow calm piano music"}
+    wrong = run("attm", tmp_path, TRACK="perfomance")
+    assert wrong.returncode == 2 and "efficiency or performance" in wrong.stderr
