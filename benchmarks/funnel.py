@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+# Of any voice, of singing; 1: not heeded.
+THRESHOLDS = ((0.05, 1), (0.07, 1), (0.1, 1), (0.15, 1), (0.3, 1), (0.1, 0.07), (0.1, 0.05), (0.1, 0.03), (0.15, 0.05))
 RATE, SECONDS, A_SHEET = 22050, 30.0, 6
 
 
-def heard(out: Path) -> dict[tuple[str, float], float]:
-    """The probability of a voice, by track and start, of every clip that the stage heard."""
+def heard(out: Path) -> dict[tuple[str, float], tuple[float, float]]:
+    """The probability of a voice and of singing, by track and start, of every clip that the stage heard."""
     kept = pq.read_table(out / "metadata.parquet").to_pylist()
     drops = [row for row in pq.read_table(out / "drops.parquet").to_pylist() if row["stage"] in ("voices", "one_clip")]
-    rows = [(row["track"], round(row["start"], 3), row["vocal_probability"]) for row in (*kept, *drops)]
-    return {(track, start): value for track, start, value in rows if value is not None}
+    rows = [row for row in (*kept, *drops) if row["vocal_probability"] is not None]
+    return {(r["track"], round(r["start"], 3)): (r["vocal_probability"], r["singing_probability"]) for r in rows}
 
 
 def draw(out: Path, music: str, sheets: Path, count: int, of: str, seed: int) -> None:
@@ -60,18 +61,19 @@ def draw(out: Path, music: str, sheets: Path, count: int, of: str, seed: int) ->
 
 def score(out: Path, labels: Path) -> None:
     found = heard(out)
-    samples: dict[str, list[tuple[int, float]]] = {}
+    samples: dict[str, list[tuple[int, tuple[float, float]]]] = {}
     with labels.open(newline="") as file:
         for row in csv.DictReader(file):
             if row["voice"]:
-                probability = found[row["track"], round(float(row["start"]), 3)]
-                samples.setdefault(row["sample"], []).append((int(row["voice"]), probability))
+                both = found[row["track"], round(float(row["start"]), 3)]
+                samples.setdefault(row["sample"], []).append((int(row["voice"]), both))
     for sample, rows in samples.items():
         voices, others = (np.array([value for voice, value in rows if voice == wanted]) for wanted in (1, 0))
-        print(f"{sample}\n| threshold | voices caught | others lost |\n| --- | --- | --- |")
-        for threshold in THRESHOLDS:
-            caught, lost = int((voices >= threshold).sum()), int((others >= threshold).sum())
-            print(f"| {threshold:g} | {caught} of {len(voices)} | {lost} of {len(others)} |")
+        print(f"{sample}\n| a voice from | singing from | voices caught | others lost |\n| --- | --- | --- | --- |")
+        for pair in THRESHOLDS:
+            caught, lost = (int((values >= pair).any(1).sum()) for values in (voices, others))
+            told = " | ".join("-" if value == 1 else f"{value:g}" for value in pair)
+            print(f"| {told} | {caught} of {len(voices)} | {lost} of {len(others)} |")
 
 
 def main() -> None:

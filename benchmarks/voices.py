@@ -18,14 +18,14 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from ostinato.curate.voices import voice_classes, voice_probability
+from ostinato.curate.voices import voice_classes, voice_probabilities
 from ostinato.evaluation.networks.base import load_listener
 from ostinato.utils.audio import AUDIO_SUFFIXES, read_audio
 
 RATE, SECONDS = 44100, 30.0
 SPOKEN = "The morning came slowly over the hills, and nobody in the village had slept. We walked along the river."
 SUNG = ["lah", "loo", "mah", "ree", "noh", "sah", "day", "vee", "lah", "loo", "mah", "ree"]
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+THRESHOLDS = ((0.05, 0.05), (0.1, 0.05), (0.1, 0.1), (0.15, 0.05), (0.15, 0.15), (0.3, 0.3), (0.5, 0.5))
 
 
 def espeak(text: str, voice: str, pitch: int, speed: int, semitones: int = 0) -> np.ndarray:
@@ -48,7 +48,7 @@ def voice(kind: str, rng: random.Random) -> np.ndarray:
 
 def main(music: Path, out: Path, spec: str) -> None:
     rng, tagger = random.Random(1), load_listener(spec)
-    chosen = voice_classes(tagger.labels, spec)  # type: ignore[attr-defined]
+    classes = voice_classes(tagger.labels, spec)  # type: ignore[attr-defined]
     out.mkdir(parents=True, exist_ok=True)
     rows, heard = [], {}
     for number, path in enumerate(p for p in sorted(music.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES):
@@ -67,13 +67,13 @@ def main(music: Path, out: Path, spec: str) -> None:
             name = f"{number:03d} {kind}.flac"
             sf.write(out / name, audio, RATE)
             rows.append((name, int(kind != "none"), kind, path.name, f"{start:.2f}"))
-            heard.setdefault(kind, []).append(voice_probability(tagger, chosen, audio, RATE, "cpu"))
+            heard.setdefault(kind, []).append(voice_probabilities(tagger, classes, audio, RATE, "cpu"))
     with (out / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "voice", "how", "source", "start"), *rows])
-    for threshold in THRESHOLDS:
-        counts = {kind: sum(p >= threshold for p in found) for kind, found in heard.items()}
+    for threshold, singing in THRESHOLDS:
+        counts = {kind: sum(v >= threshold or s >= singing for v, s in found) for kind, found in heard.items()}
         told = ", ".join(f"{kind}: {count} of {len(heard[kind])}" for kind, count in counts.items())
-        print(f"from {threshold:g} on a voice is heard in  {told}")
+        print(f"a voice from {threshold:g}, singing from {singing:g} on is heard in  {told}")
 
 
 if __name__ == "__main__":

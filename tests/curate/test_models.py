@@ -1,6 +1,5 @@
 """Captioners and the separator with the real loading code, on small models of random weights made here."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -260,23 +259,31 @@ def test_weights_that_are_not_here_are_named_with_where_to_get_them(tmp_path):
         separate(Separate(weights=str(tmp_path / "no.th")), HERE)
 
 
-def test_voices_are_classes_of_the_tagger(tmp_path):
-    from ostinato.curate.voices import VOICES, voice_classes, voice_probability, voices
+def test_voices_are_classes_of_the_tagger(tmp_path, monkeypatch):
+    from ostinato.curate.voices import SINGING, SPEECH, voice_classes, voice_probabilities, voices
+    from ostinato.evaluation.networks import base
 
-    assert voice_classes(("Music", "Singing", "Choir"), "x") == [1, 2]
+    assert voice_classes(("Music", "Singing", "Speech", "Choir"), "x") == ([1, 2, 3], [1, 3])
     with pytest.raises(UserError, match="cannot tell voices"):
         voice_classes((), "x")
-    assert "Shout" not in VOICES
+    assert "Shout" not in SPEECH | SINGING
 
     class Ear:
-        sample_rate, labels = 8000, ("Music", "Singing")
+        sample_rate, labels = 8000, ("Music", "Singing", "Speech")
 
         def tags(self, audio):
             assert audio.shape[-1] == 8000
-            return torch.tensor([[9.0, -2.0], [9.0, 1.0]])
+            return torch.tensor([[9.0, -5.0, -4.0], [9.0, -3.0, -2.0]])
 
-    assert voice_probability(Ear(), [1], tune(1.0, RATE), RATE, "cpu") == pytest.approx(1 / (1 + np.exp(-1.0)))
-    assert voice_probability(Ear(), [1], np.zeros(RATE, np.float32), RATE, "cpu") == 0.0
+    sung, spoken = 1 / (1 + np.exp(3.0)), 1 / (1 + np.exp(2.0))
+    classes = voice_classes(Ear.labels, "x")
+    assert voice_probabilities(Ear(), classes, tune(1.0, RATE), RATE, "cpu") == pytest.approx((spoken, sung))
+    assert voice_probabilities(Ear(), classes, np.zeros(RATE, np.float32), RATE, "cpu") == (0.0, 0.0)
+    monkeypatch.setattr(base, "load_listener", lambda spec, device: Ear())
+    for threshold, singing, out in ((0.1, 1, "a voice"), (1, 0.04, "singing"), (0.2, 0.06, ""), (1, 1, "")):
+        done = voices(Voices(threshold=threshold, singing=singing), HERE)(clip_of(1.0))
+        assert done.detail.startswith(out) if out else done.measured["singing_probability"] == pytest.approx(sung)
+        assert isinstance(done, Drop) == bool(out) and done.measured["vocal_probability"] == pytest.approx(spoken)
+    monkeypatch.undo()
     with pytest.raises(UserError, match="no weights"):
         voices(Voices(tagger="efficientat:nowhere.pt"), HERE)
-    assert json.dumps(sorted(VOICES))

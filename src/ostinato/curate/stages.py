@@ -323,11 +323,13 @@ class Merge:
 
 @dataclass(frozen=True)
 class Voices:
-    """tagger: a network of `evaluation.networks` that names what it hears, such as efficientat:FILE. threshold: the
-    probability of a voice in any of its windows from which a clip is out; 1: measured only."""
+    """tagger: a network of `evaluation.networks` that names what it hears, such as efficientat:FILE. threshold,
+    singing: the probability, in any of its windows, of any voice and of one that sings, from which a clip is out: music
+    raises "speech" much more than "singing". 1: measured only."""
 
     tagger: str = "efficientat"
-    threshold: float = 0.1  # measured: docs/curate.md
+    threshold: float = 0.1  # both measured: docs/curate.md
+    singing: float = 0.05
 
 
 def settle_prompt(options: Any, folder: Path) -> Any:
@@ -359,4 +361,4 @@ STAGES: dict[str, Stage] = {
 
 def measured_names() -> tuple[str, ...]:
     """The numbers that stages measure: columns of the result."""
-    return ("loudness_db", "silent_seconds", "vocal_db", "vocal_probability")
+    return ("loudness_db", "silent_seconds", "vocal_db", "vocal_probability", "singing_probability")

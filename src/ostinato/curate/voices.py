@@ -13,7 +13,7 @@ from ostinato.utils.errors import UserError
 
 # AudioSet's classes of human voices that speak or sing, and the one of MTG-Jamendo's tags. Its "Shout", "Crowd" and
 # laughter are left out: instruments and noise raise them.
-VOICES = frozenset(
+SPEECH = frozenset(
     (
         "Speech",
         "Male speech, man speaking",
@@ -23,6 +23,10 @@ VOICES = frozenset(
         "Narration, monologue",
         "Speech synthesizer",
         "Whispering",
+    )
+)
+SINGING = frozenset(
+    (
         "Singing",
         "Choir",
         "Yodeling",
@@ -47,37 +51,44 @@ def voices(options: Voices, context: Context) -> Callable[[Clip], Clip | Drop]:
     from ostinato.evaluation.networks.base import load_listener
 
     tagger: Any = load_listener(options.tagger, context.device)
-    chosen = voice_classes(getattr(tagger, "labels", ()), options.tagger)
+    classes = voice_classes(getattr(tagger, "labels", ()), options.tagger)
 
     def apply(clip: Clip) -> Clip | Drop:
-        probability = voice_probability(tagger, chosen, clip.audio, clip.rate, context.device)
-        if probability >= options.threshold and options.threshold < 1:
-            told = f"probability {probability:.2f}, from {options.threshold:g} on"
-            return Drop("a voice is heard", told, {"vocal_probability": probability})
-        return clip.with_measured(vocal_probability=probability)
+        any_voice, singing = voice_probabilities(tagger, classes, clip.audio, clip.rate, context.device)
+        measured = {"vocal_probability": any_voice, "singing_probability": singing}
+        found = (("a voice", any_voice, options.threshold), ("singing", singing, options.singing))
+        for what, probability, threshold in found:
+            if threshold < 1 and probability >= threshold:
+                return Drop("a voice is heard", f"{what}: {probability:.2f}, from {threshold:g} on", measured)
+        return clip.with_measured(**measured)
 
     return apply
 
 
-def voice_classes(labels: Sequence[str], name: str) -> list[int]:
-    chosen = [i for i, label in enumerate(labels) if label in VOICES]
+def voice_classes(labels: Sequence[str], name: str) -> tuple[list[int], list[int]]:
+    """The numbers of all classes of voices, and of those that sing."""
+    singing = [i for i, label in enumerate(labels) if label in SINGING]
+    chosen = [i for i, label in enumerate(labels) if label in SPEECH | SINGING]
     if not chosen:
         why = (
             "class_labels_indices.csv is wanted beside its weights" if not labels else "none of its classes is a voice"
         )
         raise UserError(f"{name} cannot tell voices ({why}): take efficientat:FILE, passt or jamendo:FILE")
-    return chosen
+    return chosen, singing
 
 
-def voice_probability(tagger: Any, chosen: list[int], audio: np.ndarray, rate: int, device: str) -> float:
-    """The greatest probability of any class of voices in any window of audio [samples]. A window of silence has none:
-    what networks make of digital zeros means nothing."""
+def voice_probabilities(
+    tagger: Any, classes: tuple[list[int], list[int]], audio: np.ndarray, rate: int, device: str
+) -> tuple[float, float]:
+    """The greatest probability of any class of voices, and of any that sings, in any window of audio [samples]. Silence
+    has none: what networks make of digital zeros means nothing."""
     import soxr
     import torch
 
     if not np.abs(audio).max(initial=0.0) > 1e-4:
-        return 0.0
+        return 0.0, 0.0
     at = np.asarray(soxr.resample(audio, rate, tagger.sample_rate, quality="HQ"), dtype=np.float32)
     with torch.inference_mode():
-        logits = tagger.tags(torch.from_numpy(at).to(device))
-    return float(logits[..., chosen].sigmoid().max())
+        heard = tagger.tags(torch.from_numpy(at).to(device)).sigmoid()
+    any_voice, singing = (float(heard[..., chosen].max()) if chosen else 0.0 for chosen in classes)
+    return any_voice, singing
