@@ -26,6 +26,7 @@ def test_two_ray_workers_give_the_bytes_of_a_local_run(tmp_path, end):
         write(tmp_path / f"music/{i}.flac", 4.5 + i, seed=i)
         (tmp_path / f"music/{i}.txt").write_text("calm piano\nslow piano\n")
     (tmp_path / "music/broken.mp3").write_text("no music")
+    write(tmp_path / "music/short.flac", 1.0, seed=9)  # no clip of it is left
     recipe = load_recipe(recipe_file(tmp_path, RECIPE + end))
     if not ray.is_initialized():
         ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)

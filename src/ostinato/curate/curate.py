@@ -15,7 +15,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from ostinato.curate.clip import Drop, Track
 from ostinato.curate.dataset import Summary, assemble
 from ostinato.curate.duplicates import check_duplicates
-from ostinato.curate.pool import each_in_pool
+from ostinato.curate.pool import Died, each_in_pool
 from ostinato.curate.recipe import Recipe
 from ostinato.curate.scan import Facts, decide, scan, told_fault
 from ostinato.curate.sources import list_tracks
@@ -162,7 +162,7 @@ def _work_all(
             make_worker(recipe, out, Context("cpu", recipe.seed))  # what is missing is told in this process, in words
         results = each_in_pool(_work_one, pairs, _start_work, (recipe, out, context), machine.workers)
     for (track, _), kept in _shown(results, pairs, progress):
-        if not isinstance(kept, float):  # the process died on it, twice
+        if isinstance(kept, Died):
             gone = Out(0.0, facts[track.id].seconds, "read", Drop("working on it ended the process"))
             write_record(out, track, recipe, [], [gone], {})
 
@@ -185,7 +185,7 @@ def _shown(
         for (track, facts), seconds in results:
             yield (track, facts), seconds
             heard, count = heard + facts.seconds, count + 1
-            kept += seconds if isinstance(seconds, float) else 0.0
+            kept += 0.0 if isinstance(seconds, Died) else seconds
             rate = heard / max(1e-9, time.monotonic() - began)
             told: dict[str, Any] = {"tracks": count, "heard": heard / 3600, "kept": kept / 3600, "rate": rate}
             bar.update(task, completed=heard, **told)
@@ -210,4 +210,4 @@ def _start_work(recipe: Recipe, out: Path, context: Context) -> None:
 def _work_one(pair: tuple[Track, Facts]) -> float:
     worker: Worker = _here["worker"]
     with one_thread():
-        return float(worker.do(*pair))
+        return worker.do(*pair)

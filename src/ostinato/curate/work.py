@@ -68,7 +68,7 @@ class Worker:
             rows.append(self._write(clip, number))
             spent["write"] += time.perf_counter() - began
         write_record(self.out, track, self.recipe, rows, dropped, dict(spent))
-        return sum(row["seconds"] for row in rows)
+        return float(sum(row["seconds"] for row in rows))
 
     def _write(self, clip: Clip, number: int) -> dict:
         """The clip's file; its row of the result."""
