@@ -84,7 +84,7 @@ def test_every_odd_file_has_a_row_and_none_stops_the_run(tmp_path):
     (folder / ".hidden.flac").write_bytes(b"x")
     summary = run(folder, tmp_path / "out")
     told = {row["track"]: row for row in rows(tmp_path / "out", "tracks")}
-    assert len(told) == summary.tracks == 26
+    assert len(told) == summary.tracks == 26 and summary.wordless == summary.clips
     reasons = {name: row["outcome"] for name, row in told.items()}
     assert reasons["zero.mp3"] == "empty (0 bytes)"
     assert reasons["text.mp3"] == "cannot be read"
@@ -165,7 +165,7 @@ def test_an_hour_goes_through_piece_by_piece(tmp_path):
 def test_what_comes_out_is_what_went_in(music, tmp_path):
     summary = run(music, tmp_path / "out")
     table = rows(tmp_path / "out")
-    assert summary.clips == len(table) == 8
+    assert summary.clips == len(table) == 8 and not summary.wordless
     for row in table:
         source = sf.read(music / row["track"], dtype="float32")[0]
         begin = round(row["start"] * 16000)

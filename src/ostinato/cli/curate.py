@@ -71,6 +71,9 @@ def curate(
     print(f"{out}: {done.clips} clips, {done.hours:.2f} h of {done.hours_in:.2f} h in {done.tracks} files")
     for (stage, reason), (seconds, number) in done.reasons.items():
         console.print(f"  {number:7} out, {seconds / 3600:9.2f} h  {stage}: {reason}", markup=False)
+    if done.wordless:
+        told = f"note: {done.wordless} of {done.clips} clips have no caption; the stage caption, or captions.csv, gives one"
+        console.print(told, markup=False)
     if push:
         _push(out, push)
 

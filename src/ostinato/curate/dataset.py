@@ -86,13 +86,14 @@ TRACKS = pa.schema(
 
 @dataclass
 class Summary:
-    """What a run came to. reasons: seconds and clips (or files, for those that never were clips) by stage and reason;
-    spent: s of work by stage, of all tracks whose records are here."""
+    """What a run came to. wordless: clips that have no caption at all; reasons: seconds and clips (or files, for those
+    that never were clips) by stage and reason; spent: s of work by stage, of all tracks whose records are here."""
 
     tracks: int = 0
     hours_in: float = 0.0
     clips: int = 0
     hours: float = 0.0
+    wordless: int = 0
     reasons: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
 
@@ -120,6 +121,7 @@ def assemble(
         for stage, seconds in record["spent"].items():
             summary.spent[stage] = summary.spent.get(stage, 0.0) + seconds
     summary.clips, summary.hours = len(clips), sum(row["seconds"] for row in clips) / 3600
+    summary.wordless = sum(not row["caption"] and not row["captions"] for row in clips)
     summary.reasons = _reasons(drops)
     for name, values, schema in (("metadata", clips, CLIPS), ("drops", drops, DROPS), ("tracks", rows, TRACKS)):
         table = pa.Table.from_pylist(values, schema=schema)
