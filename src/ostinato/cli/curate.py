@@ -72,8 +72,8 @@ def curate(
     for (stage, reason), (seconds, number) in done.reasons.items():
         console.print(f"  {number:7} out, {seconds / 3600:9.2f} h  {stage}: {reason}", markup=False)
     if done.wordless:
-        told = f"note: {done.wordless} of {done.clips} clips have no caption; the stage caption, or captions.csv, gives one"
-        console.print(told, markup=False)
+        told = f"note: {done.wordless} of {done.clips} clips have no caption"
+        console.print(f"{told}; the stage caption, or a captions.csv, gives one", markup=False)
     if push:
         _push(out, push)
 
