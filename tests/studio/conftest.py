@@ -4,8 +4,6 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from browser import browser, page
-
 
 @contextmanager
 def running(app):
@@ -25,4 +23,3 @@ def running(app):
 
 
 SCREENSHOTS = Path(__file__).parents[2] / "docs"
-__all__ = ["SCREENSHOTS", "browser", "page", "running"]
