@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 
 @contextmanager
@@ -20,6 +19,3 @@ def running(app):
         server.should_exit = True
         thread.join(20)
         sock.close()
-
-
-SCREENSHOTS = Path(__file__).parents[2] / "docs"
