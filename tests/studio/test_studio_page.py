@@ -209,6 +209,18 @@ def test_script_in_a_prompt_is_text(open_page):
     assert re.fullmatch(r"[a-z0-9-]+\.wav", download.value.suggested_filename)
 
 
+def test_by_keyboard_alone(open_page):
+    page = open_page
+    page.focus("#prompt")
+    page.keyboard.type("a tune")
+    while page.evaluate("document.activeElement.id") != "model":
+        page.keyboard.press("Tab")
+    for _ in ("more", "drop", "play"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    heard(page, 0.2)
+
+
 def test_two_takes_side_by_side(open_page):
     page = open_page
     for seed in (1, 2):

@@ -256,8 +256,15 @@ $("fork").onclick = () => {
   player.fork(Number($("seed").value));
 };
 $("model").onchange = choices;
-$("drop").onclick = (event) => event.target === $("drop") && $("file").click();
-$("drop").onkeydown = (event) => event.target === $("drop") && ["Enter", " "].includes(event.key) && (event.preventDefault(), $("file").click());
+$("drop").onclick = (event) => {
+  if (event.target === $("drop")) $("file").click();
+};
+$("drop").onkeydown = (event) => {
+  // Not as an expression: a handler that returns false swallows the key, Tab too, and nobody gets past.
+  if (event.target !== $("drop") || !["Enter", " "].includes(event.key)) return;
+  event.preventDefault();
+  $("file").click();
+};
 $("file").onchange = () => $("file").files[0] && read($("file").files[0]).then(() => ($("file").value = ""));
 addEventListener("dragover", (event) => {
   event.preventDefault();
