@@ -13,7 +13,11 @@ def describe(limits: Limits, models: list[str]) -> dict[str, Any]:
     sampling = {"guidance": number, "temperature": number, "top_k": {"type": "integer"}, "top_p": number}
     sampling["negative"] = {"type": "string", "description": "What guidance leads away from."}
     asked: dict[str, Any] = {
-        "prompt": {"type": "string", "maxLength": limits.prompt, "description": "A sentence that says what to play."},
+        "prompt": {
+            "type": "string",
+            "maxLength": limits.prompt,
+            "description": "What to play; required unless there is a recipe.",
+        },
         "seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.seconds},
         "seed": {"type": "integer", "minimum": 0, "default": 0},
         "model": {"type": "string", "enum": models, "default": models[0]},
