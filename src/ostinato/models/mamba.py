@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostinato.models.norm import rms_norm
+from ostinato.models.norm import as_tensor, is_plain, rms_norm
 from ostinato.models.ssd import SSD, ssd, ssd_step
 
 
@@ -24,14 +24,13 @@ class GatedNorm(nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-        self.floor = torch.tensor(eps)  # see `RMSNorm`
+        self.weight, self.eps, self.floor = nn.Parameter(torch.ones(width)), eps, as_tensor(eps)
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight.to(y.dtype), self.eps)
 
     def step(self, y: Tensor, z: Tensor) -> Tensor:
-        return rms_norm(F.silu(z).mul_(y), self.weight, self.floor)
+        return rms_norm(F.silu(z).mul_(y), self.weight, self.floor) if is_plain(y) else self(y, z)
 
 
 class Mamba2(nn.Module):
@@ -99,9 +98,9 @@ class Mamba2(nn.Module):
         z, xBC, dt = self.in_proj(u).split_with_sizes([self.inner, self.inner + 2 * self.n, self.h], -1)
         dt = F.softplus(dt + self.dt_bias)
         window = torch.cat([state.conv, xBC.unsqueeze(1)], 1)
-        state.conv.copy_(window[:, 1:])
+        state.conv.copy_(window.narrow(1, 1, state.conv.shape[1]))
         conv = self.conv1d
-        xBC = F.silu((window * conv.weight.squeeze(1).T).sum(1).add_(conv.bias))  # type: ignore[arg-type]
+        xBC = F.silu((window * conv.weight.permute(1, 2, 0)).sum(1).add_(conv.bias))  # type: ignore[arg-type]
         x, B, C = xBC.split_with_sizes([self.inner, self.n, self.n], -1)
         x = x.view(-1, self.h, self.p)
         y = ssd_step(x, dt, -self.A_log.exp(), B, C, state.ssm).addcmul_(x, self.D.unsqueeze(-1))

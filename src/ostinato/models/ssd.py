@@ -67,4 +67,4 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tens
     state.mul_((dt * A.view(h, 1, 1)).exp_())
     state.addcmul_(x.view(b, h, p, 1) * dt, B.view(b, 1, 1, n))
     y = torch.bmm(C.view(b, 1, n), state.view(b, h * p, n).mT)  # in this order three times as fast on a CPU
-    return y.view(b, h, p).to(kind)
+    return y.view(b, h, p) if kind == state.dtype else y.view(b, h, p).to(kind)
