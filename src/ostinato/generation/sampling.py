@@ -175,6 +175,8 @@ def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     g, pattern, K, special = generation, lm.pattern, lm.config.num_codebooks, lm.special
     T0, branches = g.prompt_codes.shape[2], 1 if g.settings.guidance == 1 else 2
     w = g.recent.shape[2]
+    every = torch.arange(K, device=g.recent.device)
+    spread = w - 1 - pattern.offset * (K - 1 - every)  # where the codes of a frame stand in `recent`
 
     def next_codes(codes: Tensor, noise: Tensor) -> Tensor:
         logits = lm.step(codes.repeat(branches, 1), g.state)
@@ -197,4 +199,4 @@ def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
         g.done += 1
         t = pattern.frame(g.done - 1, K - 1)
         if t is not None and t >= T0:
-            yield torch.stack([g.recent[:, k, w - 1 - pattern.offset * (K - 1 - k)] for k in range(K)], 1)
+            yield g.recent[:, every, spread]

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-
 @dataclass
 class KVState:
     """Keys and values of the frames so far, in buffers that grow by doubling, and which of them are real."""
