@@ -5,7 +5,10 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from browser import browser, page  # here once: a second browser in a process finds the first one's event loop running
 from hypothesis import settings
+
+__all__ = ["browser", "page"]
 
 settings.register_profile("patient", deadline=None)  # how long an example takes says nothing on a busy machine
 settings.load_profile("patient")

@@ -2,9 +2,6 @@
 
 import threading
 from contextlib import contextmanager
-from pathlib import Path
-
-from browser import browser, page
 
 
 @contextmanager
@@ -22,7 +19,3 @@ def running(app):
         server.should_exit = True
         thread.join(20)
         sock.close()
-
-
-SCREENSHOTS = Path(__file__).parents[2] / "docs"
-__all__ = ["SCREENSHOTS", "browser", "page", "running"]

@@ -6,6 +6,7 @@ import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import httpx
 import numpy as np
@@ -203,6 +204,36 @@ def hang_up(server):
     with httpx.stream("GET", f"{server}/v1/audio/stream?prompt=x", timeout=0.3) as answer:
         for _ in answer.iter_bytes():
             raise AssertionError("somebody else has the place")
+
+
+def test_several_listeners_hear_what_each_hears_alone():
+    """At once, of one model, in one batch; one of them steers, one leaves. Made again with nobody else there, each take
+    has the same samples."""
+
+    def take(server, seed):
+        with play(server, prompt="a tune", seconds=4.0, seed=seed) as socket:
+            messages, pcm = receive(socket, until="pace")
+            if seed == 1:
+                socket.send(json.dumps({"type": "steer", "prompt": "another tune"}))
+            if seed == 2:
+                return None
+            more, rest = receive(socket)
+            if seed == 1:
+                return more[-1]["recipe"], None
+            return (messages + more)[-1]["recipe"], pcm + rest
+
+    engine = make_engine(places=4)
+    with running(studio(engine)) as server:
+        with ThreadPoolExecutor(4) as listeners:
+            takes = [found for found in listeners.map(partial(take, server), range(4)) if found]
+        assert len(takes) == 3 and wait_for(lambda: engine.places.free == 4)
+        kept = {made.recipe.turns[0].seed: made.path.read_bytes() for made in engine.takes.values()}
+        for recipe, pcm in takes:
+            with play(server, recipe=recipe) as socket:
+                again = receive(socket)[1]
+            seed = recipe["turns"][0]["seed"]
+            assert len(again) == 4 * 8000 * 2 and again == kept[seed], seed
+            assert pcm is None or pcm == again
 
 
 def test_places_are_never_lost():

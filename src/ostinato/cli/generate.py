@@ -110,8 +110,7 @@ def generate(
     if runtime == "onnx":
         if continue_from or state or device not in ("auto", "cpu") or dtype != "float32":
             raise UserError(
-                "--runtime onnx plays from nothing on the CPU: leave out --continue-from, --state, "
-                "--device and --dtype"
+                "--runtime onnx plays from nothing on the CPU: leave out --continue-from, --state, --device and --dtype"
             )
         from ostinato.cli.export import generate_exported
 

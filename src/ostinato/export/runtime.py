@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ostinato.generation.schedule import noises, schedule
-from ostinato.generation.settings import FineSampling, Sampling
+from ostinato.generation.settings import FineSampling, Sampling, longer
 from ostinato.utils.errors import UserError
 from ostinato.utils.schema import build
 
@@ -191,6 +191,7 @@ class Exported:
         `generation.windows` goes over a clip."""
         about = self.about["fine"]
         overlap, first, F = about["overlap"], about["first"], about["width"]
+        more = longer(first)
         texts = self.branches(prompt, negative, settings.guidance, "fine-text" if about["own_text"] else "text")
         mask = np.arange(max(t.shape[1] for t in texts)) < np.array([[t.shape[1]] for t in texts])
         text = {"text": np.concatenate([padded(t, mask.shape[1], 1) for t in texts]), "text_mask": mask}
@@ -210,7 +211,7 @@ class Exported:
             yield codes[None, None, done:end], path[None, -1, :, done:end]
             spare = max(0, end - overlap)
             codes, lots, path = codes[spare:], lots[..., spare:], path[..., spare:end]
-            first = min(about["window"], first + (first + 1) // 2)
+            first = min(about["window"], first + more)
 
     def denoise(
         self, codes: np.ndarray, lots: np.ndarray, known: np.ndarray, text: dict[str, Any], settings: FineSampling

@@ -7,6 +7,7 @@
     fine_stage   the other codebooks, by diffusion; windows: a clip of any length, a window at a time
     diffusion    v-prediction: losses and the loop of a sampler; schedule: its steps, as plain numbers
     streaming    `Stream`: music as it is made, in pieces (how a stream is cut), which can be steered and forked
+    rows         several listeners of one model, as rows of one batch
     precision    number types to generate in: float32, TF32, bfloat16, float16
     keeping      a generation kept in a file while it is made, so that it can be gone on with
     recipe       what a take was made from, as a file's tags hold it

@@ -78,6 +78,7 @@ class Ostinato:
     config: dict = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
     fine: FineStage | None = None
+    frames: Callable[[MusicLM, Generation], Iterator[Tensor]] = generate_frames  # `Rows.frames` for several listeners
 
     def generate(
         self,
@@ -187,7 +188,7 @@ class Ostinato:
         self, generation: Generation, count: int, on_frame: Callable[[int, int], None] | None
     ) -> Iterator[Tensor]:
         """The language model's codes [b, K of its own], frame by frame, `count` of them, 0: without end."""
-        for done, codes in enumerate(islice(generate_frames(self.lm, generation), count or None), 1):
+        for done, codes in enumerate(islice(self.frames(self.lm, generation), count or None), 1):
             if on_frame:
                 on_frame(done, count)
             yield codes

@@ -34,6 +34,13 @@ def exponential(
     return torch.stack([torch.empty(shape, device=device).exponential_(generator=g) for g in generators])
 
 
+def choose(logits: Tensor, settings: Sampling, noise: Tensor) -> Tensor:
+    """logits [b, K, V], with guidance [2b, K, V], the special token last, and noise [b, K, V - 1] -> codes [b, K]."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # before their difference is taken
+    logits = logits if settings.guidance == 1 else guide(logits, settings.guidance)
+    return pick(logits[..., :-1], settings, noise)  # the special token is never sampled
+
+
 def pick(logits: Tensor, settings: Sampling, noise: Tensor) -> Tensor:
     """logits and exponential noise [b, K, V] -> codes [b, K]. Nothing here waits for a GPU."""
     if settings.temperature == 0:
@@ -70,6 +77,28 @@ class Generation:
             self.noise = exponential(several, self.generators, device, self.settings)
         first, self.noise = self.noise[:, 0], self.noise[:, 1:]
         return first
+
+    @property
+    def branches(self) -> int:
+        """Rows of the state for each row of codes: with guidance two."""
+        return 1 if self.settings.guidance == 1 else 2
+
+    def put(self, codes: Tensor, lm: MusicLM) -> Tensor | None:
+        """Take the codes [b, K] of the next step, those of the prompt in place of sampled ones; returns the codes
+        [b, K] of the frame that is whole with it, if it is a new one."""
+        pattern, K, T0, w = lm.pattern, codes.shape[1], self.prompt_codes.shape[2], self.recent.shape[2]
+        for k in range(K):
+            t = pattern.frame(self.done, k)
+            if t is None:
+                codes[:, k] = lm.special
+            elif t < T0:
+                codes[:, k] = self.prompt_codes[:, k, t]
+        self.recent = torch.cat([self.recent[:, :, 1:], codes.unsqueeze(-1)], 2) if w > 1 else codes.unsqueeze(-1)
+        self.done += 1
+        t = pattern.frame(self.done - 1, K - 1)
+        if t is None or t < T0:
+            return None
+        return torch.stack([self.recent[:, k, w - 1 - pattern.offset * (K - 1 - k)] for k in range(K)], 1)
 
     def save(
         self, path: str | Path, more: dict[str, Tensor] | None = None, about: dict[str, str] | None = None
@@ -172,31 +201,15 @@ def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     codes, noise and state stay there until someone reads the codes. These are tensors of `torch.inference_mode`: clone
     them to train on them.
     """
-    g, pattern, K, special = generation, lm.pattern, lm.config.num_codebooks, lm.special
-    T0, branches = g.prompt_codes.shape[2], 1 if g.settings.guidance == 1 else 2
-    w = g.recent.shape[2]
-    every = torch.arange(K, device=g.recent.device)
-    spread = w - 1 - pattern.offset * (K - 1 - every)  # where the codes of a frame stand in `recent`
+    g = generation
 
     def next_codes(codes: Tensor, noise: Tensor) -> Tensor:
-        logits = lm.step(codes.repeat(branches, 1), g.state)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # before their difference is taken
-        logits = guide(logits, g.settings.guidance) if branches == 2 else logits
-        return pick(logits[..., :special], g.settings, noise)  # the special token is never sampled
+        return choose(lm.step(codes.repeat(g.branches, 1), g.state), g.settings, noise)
 
     step: Step | None = None
     while True:
-        last, noise = g.recent[:, :, -1], g.next_noise((K, special))
+        last, noise = g.recent[:, :, -1], g.next_noise((lm.config.num_codebooks, lm.special))
         step = step or graphed(next_codes, g.state, last, noise)
-        codes = step(last, noise)
-        for k in range(K):
-            t = pattern.frame(g.done, k)
-            if t is None:
-                codes[:, k] = special
-            elif t < T0:
-                codes[:, k] = g.prompt_codes[:, k, t]
-        g.recent = torch.cat([g.recent[:, :, 1:], codes.unsqueeze(-1)], 2) if w > 1 else codes.unsqueeze(-1)
-        g.done += 1
-        t = pattern.frame(g.done - 1, K - 1)
-        if t is not None and t >= T0:
-            yield g.recent[:, every, spread]
+        frame = g.put(step(last, noise), lm)
+        if frame is not None:
+            yield frame

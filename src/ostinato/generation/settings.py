@@ -47,7 +47,7 @@ class FineSampling:
     guidance: float = 3.0
     window: float = 6.0  # s
     overlap: float = 1.0  # s
-    first: float = 0.0  # s of the first window, each next one half as long again up to `window`; 0: `window`
+    first: float = 0.0  # s of the first window, each next one a fifth of it longer, up to `window`; 0: `window`
     temperature: float = 1.0  # of the denoiser's odds, where it predicts codes: below 1 the likely ones are likelier
     snapped: bool = True  # decode the quantized codes; False: the latents before
 
@@ -64,6 +64,12 @@ class FineSampling:
             raise UserError(f"a first window of {self.first:g} s must be longer than the overlap, {self.overlap:g} s")
         if not 0 <= 2 * self.overlap < self.window < math.inf:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
+
+
+def longer(first: int) -> int:
+    """Frames that each window has more than the one before, after a first one of `first`: a fifth of it. More at once
+    would take longer to make than what is there takes to play (benchmarks/studio.py)."""
+    return -(-first // 5)
 
 
 def check_temperature(prediction_type: str, temperature: float) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ostinato.generation.pipeline import Ostinato
 
 PIECE = 10  # frames of one piece: with the pocket codec 0.2 s
-SOON = 0.4  # s of sound of the first window, see `early`
+SOON = 0.5  # s of sound of the first window, see `early`
 MEMORY = 12.0  # s of music that a turn reads again
 HANDOVER = 0.3  # s of music that the language model reads again under another sentence
 REACH = 30.0  # s behind the newest sound at which a turn can still be

@@ -1,13 +1,13 @@
 """Clips of any length through a denoiser of windows: coarse frames in, fine frames out, a window behind at the most."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ostinato.generation.diffusion import Velocity, denoise, known_path
-from ostinato.generation.settings import FineSampling
+from ostinato.generation.settings import FineSampling, longer
 
 
 @dataclass
@@ -27,10 +27,12 @@ class Windows:
     noise: Tensor | None = None  # [noises, b, F, n]
     path: Tensor | None = None  # [steps + 1, b, F, done], what the first `done` frames passed through
     done: int = 0  # frames that were given out already
-    first: int = 0  # frames of the first window, if not `window`; each next one is half as long again, up to that
+    first: int = 0  # frames of the first window, if not `window`; each next one has `more`, up to that
+    more: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.first = self.first or self.window
+        self.more = longer(self.first)
         if not (0 <= self.overlap < self.first and 2 * self.overlap < self.window):
             raise ValueError(f"windows of {self.first} and {self.window} frames and overlaps of {self.overlap}")
 
@@ -67,7 +69,7 @@ class Windows:
         new, spare = path[-1, ..., self.done : end], max(0, end - self.overlap)
         self.coarse, self.noise, self.done = self.coarse[..., spare:], self.noise[..., spare:], end - spare
         self.path = path[..., spare:end] if self.done else None
-        self.first = min(self.window, self.first + (self.first + 1) // 2)
+        self.first = min(self.window, self.first + self.more)
         return new
 
 

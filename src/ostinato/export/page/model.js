@@ -151,6 +151,7 @@ export class Model {
     const given = { text: floats(vectors, [r, s, w]), text_mask: bools(mask, [r, s]), guidance: number(sampling.guidance), temperature: number(sampling.temperature) };
     const count = sampling.sampler === "ddpm" ? 1 + steps.length : 1;
     let codes = [], lots = [], path = steps.concat([0]).map(() => []), first = this.about.fine.first, last = false; // lots, path: of frames
+    const more = Math.ceil(first / 5);
     while (!last) {
       while (codes.length < first) {
         const { value, done } = await coarse.next();
@@ -184,7 +185,7 @@ export class Model {
       yield { coarse: range(known, end).map((t) => [codes[t]]), fine: range(known, end).map((t) => column(x, t)) };
       const spare = Math.max(0, end - overlap);
       path = passed.map((latents) => range(spare, end).map((t) => column(latents, t)));
-      [codes, lots, first] = [codes.slice(spare), lots.slice(spare), Math.min(T, first + Math.ceil(first / 2))];
+      [codes, lots, first] = [codes.slice(spare), lots.slice(spare), Math.min(T, first + more)];
     }
   }
 

@@ -1,0 +1,55 @@
+"""Pictures of the studio for the docs: `python docs/screenshots.py` plays the model that ships in Chromium, on its way
+from one sentence to another. Nothing else should run, or the page says that the machine is too slow."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+DOCS = Path(__file__).parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SIZES = {"studio-desktop": (900, 844), "studio-phone": (390, 844)}
+FIRST, SECOND = "A slow Bach chorale played on church organ", "A fast techno track with synthesizers and drums"
+
+
+def heard(page: Page, seconds: float) -> None:
+    page.wait_for_function(
+        "(s) => studio.player.counters?.read >= s * studio.player.rate", arg=seconds, timeout=120_000
+    )
+
+
+def main() -> None:
+    command = [sys.executable, "-m", "ostinato.cli", "studio", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    found = re.search(r"http://\S+", server.stdout.readline())
+    assert found, "the server did not start"
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+            )
+            for name, (width, height) in SIZES.items():
+                page = browser.new_page(viewport={"width": width, "height": height})
+                page.goto(found[0])
+                page.wait_for_selector("#model option", state="attached")
+                page.fill("#prompt", FIRST)
+                page.click("#play")
+                heard(page, 12)
+                page.fill("#prompt", SECOND)
+                page.click("#steer")
+                heard(page, 22)
+                page.screenshot(path=DOCS / f"{name}.png", full_page=True)
+                page.click("#stop")
+                page.close()
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()
