@@ -8,7 +8,7 @@ def outputs_last(module: nn.Module) -> None:
     and values stay.
 
     In float32 on a CPU a frame's product with them is faster so: 4288 x 1024 with two rows takes 2.2 ms instead of 3.9
-    on one core of an AMD EPYC (AVX2). Not for bfloat16, which takes five times as long (`benchmarks/frame.py`).
+    on one core of an AMD EPYC (AVX2). Not for bfloat16, which takes five times as long there (LOG.md, 2026-11-28).
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d):
