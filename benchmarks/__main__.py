@@ -100,7 +100,8 @@ def table(found: dict[str, tuple[float, str]], before: dict[str, float], failed:
     for label, (value, unit) in found.items():
         ratio = value / before[label] if before.get(label) else None
         told = "-" if ratio is None else f"{ratio:.2f}{', slower' if ratio > SLOWER else ''}"
-        lines.append(f"| {label} | {value:.4g} {unit} | {told} |")
+        shown = f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+        lines.append(f"| {label} | {shown} {unit} | {told} |")
     lines += [f"| {name} | failed: {reason} | - |" for name, reason in failed.items()]
     return f"`python -m benchmarks`, {here}\n\n" + "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ One clip is generated, with guidance (both branches in one batch of 2), frame by
 Weights are random and the text is 24 random vectors of width 768; text encoder and codec are left out on every side.
 The baseline is `MusicgenForCausalLM` at its default configuration, which is MusicGen-small's (24 layers, width 1024,
 16 heads, 4 codebooks by delay, 50 frames/s), with its key/value cache, in a loop that leaves out what else `generate`
-does. "+ weight first" is the same with `linear.Linear` for its linear layers: what is left of a model's lead
+does. "+ outputs last" is the same with its weights as ours lie in memory: what is left of a model's lead
 over it is the architecture's. Frames are not alike: DAC has 86.13 a second, of one code or nine; the small models have
 50 of eight, MusicGen 50 of four. Read by frame for the network, by second of music for the listener.
 
@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from ostinato.generation.guidance import guide
 from ostinato.generation.sampling import Sampling, begin, generate_frames, sample
 from ostinato.models.attention import KVState
-from ostinato.models.linear import Linear
+from ostinato.models.layout import outputs_last
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 
 SMALL = {"num_codebooks": 8, "pattern": "delay", "width": 384, "blocks": 8, "state": 64, "feed_forward": 768}
@@ -55,7 +55,7 @@ MODELS: dict[str, tuple[float, dict]] = {  # name -> frames per second of music,
     "paper/prefix-simba-9": (44100 / 512, {"variant": "prefix-simba", "num_codebooks": 9, "pattern": "delay"}),
     **{f"small/{v}": (50.0, {"variant": v, **SMALL}) for v in VARIANTS},
     "musicgen/musicgen-small": (50.0, {}),
-    "musicgen/musicgen-small + weight first": (50.0, {}),
+    "musicgen/musicgen-small + outputs last": (50.0, {}),
 }
 BASELINE, TEXT, SKIP = "musicgen/musicgen-small", 24, 4
 
@@ -73,6 +73,8 @@ class Run:
 def ours(config: LMConfig, dtype: torch.dtype, real: bool) -> Run:
     torch.set_default_dtype(dtype)  # so that no wider copy of the weights counts in the peak
     lm = MusicLM(config).eval()
+    if dtype == torch.float32:
+        outputs_last(lm)
     torch.set_default_dtype(torch.float32)
     text, mask = torch.randn(1, TEXT, config.text_width, dtype=dtype), torch.ones(1, TEXT, dtype=torch.bool)
     generation = begin(lm, (text, mask), (text[:, :1], mask[:, :1]), Sampling(), [0])
@@ -92,16 +94,15 @@ def ours(config: LMConfig, dtype: torch.dtype, real: bool) -> Run:
     return Run(lm, generate_frames(lm, generation), jump, lambda: list(generation.state.tensors().values()))
 
 
-def musicgen(dtype: torch.dtype, real: bool, weight_first: bool) -> Run:
+def musicgen(dtype: torch.dtype, real: bool, outputs: bool) -> Run:
     from transformers import DynamicCache, EncoderDecoderCache, MusicgenDecoderConfig, MusicgenForCausalLM
 
     config = MusicgenDecoderConfig(attn_implementation="sdpa")
     torch.set_default_dtype(dtype)
     model, project = MusicgenForCausalLM(config).eval(), nn.Linear(768, config.hidden_size)
     torch.set_default_dtype(torch.float32)
-    for module in model.modules() if weight_first else ():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
+    if outputs:
+        outputs_last(model)
     K, special, settings = config.num_codebooks, config.vocab_size, Sampling(3.0, 1.0, 250)
     own, cross = DynamicCache(config=config), DynamicCache(config=config)
     cache, generator = EncoderDecoderCache(own, cross), torch.Generator().manual_seed(0)
@@ -260,7 +261,7 @@ def main() -> None:
     names = [n for n in MODELS if n.split("/")[0] in sizes and (not chosen or n.split("/")[1] in chosen)]
     if not names:
         parser.error(f"no such model; there are: {', '.join(MODELS)}")
-    keys = [(n, d) for d in args.dtype.split(",") for n in names if d == "float32" or "weight first" not in n]
+    keys = [(n, d) for d in args.dtype.split(",") for n in names if d == "float32" or "outputs last" not in n]
     results: dict[tuple[str, str], list[dict]] = {key: [] for key in keys}
     print(machine(args.threads), flush=True)
     for i in range(args.rounds):

@@ -10,6 +10,7 @@ from tiny import PATTERNS, make_lm, make_text
 
 from ostinato.generation.rows import AHEAD, Rows, alike, step_together
 from ostinato.generation.sampling import Sampling, begin, generate_frames
+from ostinato.models.layout import outputs_last
 from ostinato.models.lm import VARIANTS
 
 EMPTY = make_text(1, seed=99)
@@ -51,6 +52,7 @@ def test_whoever_listens_beside_changes_no_bit():
     """In float32, too: a state beside any others, anywhere among them, is that of a generation that is there alone. Of
     sizes as those that ship, multiples of a vector of the processor's: what is left over of others rounds otherwise."""
     lm = make_lm(dtype=torch.float32, width=128, codebook_size=32, state=16, head_width=16, feed_forward=256)
+    outputs_last(lm)
     alone = generation(lm, 0)
     others = [generation(lm, seed, length=2) for seed in range(1, 6)]
     wanted = step_together(lm, [alone], 20)[0]

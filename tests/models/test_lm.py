@@ -6,6 +6,7 @@ import torch
 from tiny import PATTERNS, make_lm, make_text
 
 from ostinato.models import lm as lm_module
+from ostinato.models.layout import outputs_last
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, Variant, count_parameters, sinusoids
 from ostinato.utils.errors import UserError
 
@@ -57,6 +58,19 @@ def test_state_is_the_whole_sequence(variant, K, pattern, changes):
             piece, at = steps[:, :, at : at + n], at + n
             found.append(lm.extend(piece, state) if n > 1 else lm.step(piece[:, :, 0], state).unsqueeze(2))
         assert_same(torch.cat(found, 2), wanted)
+
+
+@every_variant
+@torch.no_grad()
+def test_steps_in_float32_are_the_sequence_in_float64(variant):
+    """In the operators and the order in memory that a model is played with; of guidance's two rows."""
+    exact, text = make_lm(variant), make_text(2, 5)
+    lm, steps = copy.deepcopy(exact).float(), some_steps(exact, 2, 40)
+    outputs_last(lm)
+    assert all(torch.equal(p, t.float()) for p, t in zip(lm.parameters(), exact.parameters(), strict=True))
+    state = lm.start(text[0].float(), text[1])
+    found = torch.stack([lm.step(steps[:, :, s], state) for s in range(40)], 2)
+    assert_same(found.double(), exact(steps, *text), 1e-5)
 
 
 @every_model

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,9 @@ pyloudnorm = pytest.importorskip("pyloudnorm", reason="pyloudnorm is not install
 
 # ruff: noqa: E402
 from ostinato.evaluation.reporting.report import report
+from ostinato.generation.recipe import Recipe
+from ostinato.generation.settings import Sampling
+from ostinato.generation.streaming import Turn
 from ostinato.studio.listen.assignment import assign
 from ostinato.studio.listen.ballots import Ballots
 from ostinato.studio.listen.manifest import SCALES, ListeningTest, Prompt, Stimulus, System, read_test
@@ -30,6 +34,7 @@ from ostinato.studio.listen.prepare import Options, prepare
 from ostinato.studio.listen.results import results
 from ostinato.studio.listen.stimuli import RATE, attention_clip, headphone_trials
 from ostinato.studio.web import Refusal
+from ostinato.utils.audio import write_audio
 
 SYSTEMS = ("musicgen-small", "ssm-100k", "transformer-400k")
 
@@ -66,6 +71,15 @@ def served(folder, port=0):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_the_sentence_of_a_clip_that_ostinato_made(tmp_path):
+    for system in ("a", "b"):
+        (tmp_path / system).mkdir()
+        recipe = Recipe("pocket", "0", (Turn(0, "a calm piano", 7),), Sampling())
+        write_audio(tmp_path / system / "tune.wav", torch.rand(1, 96_000) - 0.5, 48_000, recipe.tags())
+    test, _ = prepare([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "test", Options())
+    assert test.prompts == (Prompt("tune", "a calm piano"),)
 
 
 class Listener:

@@ -302,6 +302,17 @@ def test_what_cannot_be_made_is_refused(client, server, asked, status, words):
             assert not pcm and words in messages[-1]["error"]
 
 
+def test_what_has_no_end_is_not_sent_whole(client, engine):
+    recipe = engine.recipe(ASK).to_json()
+    refused(client.post("/v1/audio/generations", json=ASK | {"seconds": None}), 400, "must end")
+    again = {"recipe": recipe | {"frames": 0, "samples": 2**62}}
+    refused(client.post("/v1/audio/generations", json=again), 413, "made again")
+    turns = [recipe["turns"][0] | {"frame": frame} for frame in (0, 20, 10)]
+    for path in ("generations", "stream"):
+        again = {"recipe": recipe | {"turns": turns}}
+        refused(client.post(f"/v1/audio/{path}", json=again), 400, "one after another")
+
+
 def test_broken_requests_are_refused(client):
     def send(content, kind="application/json"):
         return client.post("/v1/audio/generations", content=content, headers={"content-type": kind})

@@ -162,6 +162,41 @@ def test_a_pause_holds_the_generation(open_page, engine):
     assert same(samples(page), "a tune")
 
 
+def test_what_is_wrong_is_said_while_the_music_goes_on(open_page):
+    page = open_page
+    ask(page, "a tune")
+    heard(page, 0.5)
+    page.fill("#prompt", "  ")
+    page.click("#steer")
+    page.evaluate("document.querySelector('#temperature').value = 9")  # behind "More"
+    page.fill("#prompt", "another")
+    page.click("#play")
+    until(page, "document.querySelector('details').open")
+    heard(page, page.evaluate("studio.player.counters.read") / 8000 + 1)
+    assert page.inner_text("#notice") == "" and page.inner_text("#status") == "a tune"
+
+
+def test_two_tabs_share_the_list_and_a_place_in_the_queue_can_be_left(open_page, engine):
+    page = open_page
+    ask(page, "a tune")
+    heard(page, 0.5)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector("#model option", state="attached")
+    ask(other, "another")
+    until(other, "document.querySelector('#status').textContent === 'You are next.'")
+    other.click("#stop")
+    assert other.inner_text("#status") == "Stopped."
+    page.click("#stop")
+    until(other, "document.querySelectorAll('#takes li').length === 1")
+    other.evaluate("for (const _ of [1, 2]) document.querySelector('#play').click()")  # the first is given up
+    heard(other, 0.2)
+    other.click("#stop")
+    until(page, "document.querySelectorAll('#takes li').length >= 2")
+    assert "a tune" in page.inner_text("#takes")
+    other.close()
+
+
 def test_script_in_a_prompt_is_text(open_page):
     page = open_page
     evil = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
@@ -172,6 +207,18 @@ def test_script_in_a_prompt_is_text(open_page):
     with page.expect_download() as download:
         page.click("#takes button:text-is('WAV')")
     assert re.fullmatch(r"[a-z0-9-]+\.wav", download.value.suggested_filename)
+
+
+def test_by_keyboard_alone(open_page):
+    page = open_page
+    page.focus("#prompt")
+    page.keyboard.type("a tune")
+    while page.evaluate("document.activeElement.id") != "model":
+        page.keyboard.press("Tab")
+    for _ in ("more", "drop", "play"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    heard(page, 0.2)
 
 
 def test_two_takes_side_by_side(open_page):

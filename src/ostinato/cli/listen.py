@@ -65,9 +65,10 @@ def prepare(
         test, notes = prepare_test(targets, output, options, show_progress(bars))
     for note in notes:
         console.print(note, markup=False, highlight=False)
+    what = ("pair" if pairs else "prompt") + "s" * (test.session > 1)
     print(
         f"{output}: {len(test.systems)} systems, {len(test.prompts)} prompts, {len(test.stimuli)} clips at "
-        f"{test.loudness:.1f} LUFS; a listener has {test.session}. Next: ostinato listen serve {output}"
+        f"{test.loudness:.1f} LUFS; a listener has {test.session} {what}. Next: ostinato listen serve {output}"
     )
 
 

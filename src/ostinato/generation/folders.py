@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ostinato.codecs.load import SHORT_NAMES
+from ostinato.models.layout import outputs_last
 from ostinato.models.lm import LMConfig, MusicLM
 from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError
@@ -53,6 +54,7 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
     """The language model of a folder and its config. Raises UserError if the folder is incomplete."""
     sizes, config = lm_config(folder)
     lm = load_module(folder, lambda: MusicLM(sizes), max(sizes.blocks, sizes.num_codebooks))
+    outputs_last(lm)
     config.pop("weights", None)  # which file was read; a copy of the model has one
     return lm, config
 

@@ -38,10 +38,12 @@ def told(module: nn.Module) -> str:
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Weights of a language model or a denoiser in `dtype`, in place. The decays of Mamba-2 layers stay float32: over
-    many frames they multiply (`ssd`)."""
+    """Weights of a language model or a denoiser in `dtype`, in place, and in the usual order in memory (`layout`). The
+    decays of Mamba-2 layers stay float32: over many frames they multiply (`ssd`)."""
     layers = [layer for layer in module.modules() if isinstance(layer, Mamba2)]
     decays = [(p, p.data) for layer in layers for p in (layer.A_log, layer.dt_bias)]
     module.to(dtype)
+    for p in module.parameters():
+        p.data = p.data.contiguous()
     for p, exact in decays:
         p.data = exact

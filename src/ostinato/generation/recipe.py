@@ -39,19 +39,21 @@ class Recipe:
     samples: int = 0
     before: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Raise UserError where the turns are in disorder."""
+        frames = [0 if self.before is None else self.before.shape[-1], *(turn.frame for turn in self.turns[1:])]
+        if sorted(set(frames)) != frames:
+            raise UserError(f"the turns of a recipe must come one after another, got frames {frames}")
+
     @property
     def prompt(self) -> str:
         return self.turns[-1].prompt
 
     def stream(self, model: Ostinato) -> Stream:
         """The take from its beginning; it does not stop at `samples`. Raises UserError where this is another model than
-        it was made with, or the turns are in disorder."""
+        it was made with."""
         first, *later = self.turns
         codes = None if self.before is None else model.prompt_codes(1, self.before)
-        begins = 0 if codes is None else codes.shape[-1]
-        frames = [begins, *(turn.frame for turn in later)]
-        if sorted(set(frames)) != frames:
-            raise UserError(f"the turns of a recipe must come one after another, got frames {frames}")
         return Stream(model, first.prompt, first.seed, self.sampling, codes, self.frames, fine=self.fine, turns=later)
 
     def to_json(self) -> dict[str, Any]:

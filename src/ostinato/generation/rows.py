@@ -21,7 +21,7 @@ AHEAD = 100  # frames made before anyone asks for them, while the fine stage and
 LEAST = 2  # generations of a batch; a lone one stands twice in it. Of fewer rows a product is summed in another order
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def step_together(lm: MusicLM, generations: list[Generation], count: int) -> list[list[Tensor]]:
     """`count` steps of all generations, whose states are `alike` -> the frames [b, K] of each that are whole by then.
 

@@ -193,12 +193,13 @@ def begin(
     return generation
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     """Generate without end: yields the codes [b, K] of each new frame once all its codebooks are there.
 
     `generation` is always whole between two frames: save it, or `copy.deepcopy` it to fork. Nothing waits for a GPU:
-    codes, noise and state stay there until someone reads the codes.
+    codes, noise and state stay there until someone reads the codes. These are tensors of `torch.inference_mode`: clone
+    them to train on them.
     """
     g = generation
 

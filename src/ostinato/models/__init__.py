@@ -3,7 +3,7 @@
     lm            the language model: codes and text in, the next codes' logits out; a variant is a line of data
     mamba, ssd    the Mamba-2 layer and its recurrence, in parallel (`forward`) and frame by frame (`step`)
     attention     self-attention with a key/value cache, cross-attention to the text
-    linear, norm  the linear layer, fast for two rows on a CPU; RMS norm, fast for a frame
+    layout, norm  how weights lie in memory, and RMS norm: both for a fast frame
     patterns      how K codebooks over T frames become one sequence
     text_encoder  a caption to one vector a token, frozen; minilm: the network of the small one
     denoisers     the fine stage's networks: a U-Net and a bidirectional SiMBA

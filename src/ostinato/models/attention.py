@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostinato.models.linear import Linear
-
 
 @dataclass
 class KVState:
@@ -45,8 +43,8 @@ class SelfAttention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads, self.dropout = heads, dropout
-        self.in_proj = Linear(width, 3 * width, bias=False)
-        self.out_proj = Linear(width, width, bias=False)
+        self.in_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
 
     def empty_state(self, b: int) -> KVState:
         weight = self.in_proj.weight
@@ -86,9 +84,9 @@ class CrossAttention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads, self.dropout = heads, dropout
-        self.q_proj = Linear(width, width, bias=False)
-        self.kv_proj = Linear(text_width or width, 2 * width, bias=False)
-        self.out_proj = Linear(width, width, bias=False)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.kv_proj = nn.Linear(text_width or width, 2 * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
 
     def text_state(self, text: Tensor, mask: Tensor) -> TextState:
         """text [b, s, text_width], mask [b, s] -> its keys and values."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ostinato.models.attention import CrossAttention, KVState, SelfAttention, TextState
-from ostinato.models.linear import Linear
 from ostinato.models.mamba import Mamba2, MambaState
 from ostinato.models.norm import RMSNorm
 from ostinato.models.patterns import make_pattern
@@ -121,7 +120,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
-        self.up, self.down, self.dropout = Linear(width, hidden), Linear(hidden, width), nn.Dropout(dropout)
+        self.up, self.down, self.dropout = nn.Linear(width, hidden), nn.Linear(hidden, width), nn.Dropout(dropout)
 
     def forward(self, x: Tensor, state: None = None, mask: Tensor | None = None) -> Tensor:
         return self.down(self.dropout(F.gelu(self.up(x))))
@@ -151,7 +150,7 @@ class SubLayer(nn.Module):
         else:
             self.mixer = FeedForward(c.width, c.feed_forward, c.dropout)
         if c.attention_bias and kind.endswith("attention"):
-            self.mixer.out_proj = Linear(c.width, c.width)
+            self.mixer.out_proj = nn.Linear(c.width, c.width)
 
     def forward(self, x: Tensor, state: State, mask: Tensor | None) -> Tensor:
         return x + self.dropout(self.mixer(self.norm(x), state, mask))
@@ -180,7 +179,7 @@ class MusicLM(nn.Module):
         kinds = self.variant.sublayers * config.blocks
         self.layers = nn.ModuleList(SubLayer(kind, config) for kind in kinds)
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
-        self.lm_head = nn.ModuleList(Linear(config.width, V, bias=False) for _ in range(K))
+        self.lm_head = nn.ModuleList(nn.Linear(config.width, V, bias=False) for _ in range(K))
         self.positions = config.positions or self.variant.positions
         self.checkpointing = False  # of activations, in training
         self.init_weights()

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostinato.models.linear import Linear
-from ostinato.models.norm import rms_norm
+from ostinato.models.norm import as_tensor, is_plain, rms_norm
 from ostinato.models.ssd import SSD, ssd, ssd_step
 
 
@@ -25,13 +24,13 @@ class GatedNorm(nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+        self.weight, self.eps, self.floor = nn.Parameter(torch.ones(width)), eps, as_tensor(eps)
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight.to(y.dtype), self.eps)
 
     def step(self, y: Tensor, z: Tensor) -> Tensor:
-        return rms_norm(F.silu(z).mul_(y), self.weight, self.eps)
+        return rms_norm(F.silu(z).mul_(y), self.weight, self.floor) if is_plain(y) else self(y, z)
 
 
 class Mamba2(nn.Module):
@@ -46,13 +45,13 @@ class Mamba2(nn.Module):
             raise ValueError(f"expand * width = {self.inner} is not a multiple of head_width {head_width}")
         self.h = self.inner // head_width
         channels = self.inner + 2 * state
-        self.in_proj = Linear(width, self.inner + channels + self.h, bias=False)  # z, x, B, C, dt
+        self.in_proj = nn.Linear(width, self.inner + channels + self.h, bias=False)  # z, x, B, C, dt
         self.conv1d = nn.Conv1d(channels, channels, conv, groups=channels)
         self.dt_bias, self.A_log = nn.Parameter(torch.empty(self.h)), nn.Parameter(torch.empty(self.h))
         self.reset_parameters()
         self.D = nn.Parameter(torch.ones(self.h))
         self.norm = GatedNorm(self.inner)
-        self.out_proj = Linear(self.inner, width, bias=False)
+        self.out_proj = nn.Linear(self.inner, width, bias=False)
         self.ssd: SSD = ssd  # training may put another backend in its place
 
     @torch.no_grad()
@@ -77,7 +76,7 @@ class Mamba2(nn.Module):
         it changes neither the state nor any real frame.
         """
         z, xBC, dt = self.in_proj(u).split([self.inner, self.inner + 2 * self.n, self.h], -1)
-        dt = F.softplus(dt.to(self.A_log.dtype) + self.dt_bias)
+        dt = F.softplus(dt + self.dt_bias)
         if mask is not None:
             xBC, dt = xBC * mask.unsqueeze(-1), dt * mask.unsqueeze(-1)
         before = state or self.empty_state(len(u))
@@ -97,11 +96,11 @@ class Mamba2(nn.Module):
     def step(self, u: Tensor, state: MambaState) -> Tensor:
         """One frame: u [b, d] -> [b, d]; `state` changes in place, tensor by tensor, as a CUDA graph needs it."""
         z, xBC, dt = self.in_proj(u).split_with_sizes([self.inner, self.inner + 2 * self.n, self.h], -1)
-        dt = F.softplus(dt.to(self.A_log.dtype) + self.dt_bias)
+        dt = F.softplus(dt + self.dt_bias)
         window = torch.cat([state.conv, xBC.unsqueeze(1)], 1)
-        state.conv.copy_(window[:, 1:])
+        state.conv.copy_(window.narrow(1, 1, state.conv.shape[1]))
         conv = self.conv1d
-        xBC = F.silu((window * conv.weight.squeeze(1).T).sum(1).add_(conv.bias))  # type: ignore[arg-type]
+        xBC = F.silu((window * conv.weight.permute(1, 2, 0)).sum(1).add_(conv.bias))  # type: ignore[arg-type]
         x, B, C = xBC.split_with_sizes([self.inner, self.n, self.n], -1)
         x = x.view(-1, self.h, self.p)
         y = ssd_step(x, dt, -self.A_log.exp(), B, C, state.ssm).addcmul_(x, self.D.unsqueeze(-1))

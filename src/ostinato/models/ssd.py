@@ -58,11 +58,13 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, c
 def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> Tensor:
     """One frame of the recurrence. x [b, h, p]; dt [b, h]; A [h]; B, C [b, n]; `state` [b, h, p, n] changes in place.
 
-    Returns y [b, h, p] in the type of x.
+    dt and A are of the type of `state`. Returns y [b, h, p] in the type of x.
     """
-    kind, (b, h, p, _) = x.dtype, state.shape
-    x, dt, A, B, C = (v.to(state.dtype) for v in (x, dt, A, B, C))
-    state.mul_((dt * A).exp_().view(b, h, 1, 1))
-    state.addcmul_((x * dt.unsqueeze(-1)).unsqueeze(-1), B.unsqueeze(1).unsqueeze(1))
-    y = torch.bmm(C.unsqueeze(1), state.view(b, h * p, -1).mT)  # in this order three times as fast on a CPU
-    return y.view(b, h, p).to(kind)
+    kind, (b, h, p, n) = x.dtype, state.shape
+    if kind != state.dtype:
+        x, B, C = (v.to(state.dtype) for v in (x, B, C))
+    dt = dt.view(b, h, 1, 1)
+    state.mul_((dt * A.view(h, 1, 1)).exp_())
+    state.addcmul_(x.view(b, h, p, 1) * dt, B.view(b, 1, 1, n))
+    y = torch.bmm(C.view(b, 1, n), state.view(b, h * p, n).mT)  # in this order three times as fast on a CPU
+    return y.view(b, h, p) if kind == state.dtype else y.view(b, h, p).to(kind)

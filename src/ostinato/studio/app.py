@@ -76,6 +76,8 @@ class Audio:
         suffix = str(asked.pop("format", "wav"))
         check_format(suffix)
         recipe = self.engine.recipe({"seconds": 10.0} | asked if "recipe" not in asked else asked)
+        if not (recipe.frames or recipe.samples):
+            raise web.Refusal("a clip that is sent whole must end: give seconds, or ask /v1/audio/stream")
         take = await while_there(request, self.whole(recipe))
         return Response(status_code=499) if take is None else await self.file(take, suffix)
 

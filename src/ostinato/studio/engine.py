@@ -175,8 +175,12 @@ class Engine:
         model = self.models[recipe.model]
         for turn in recipe.turns:
             self.check_prompt(turn.prompt)
-        if recipe.frames > self.limits.seconds * model.codec.frame_rate or len(recipe.turns) > 1000:
+        if len(recipe.turns) > 1000:
+            raise Refusal(f"a take of {len(recipe.turns)} turns; at most 1000 are made again", 413)
+        if recipe.frames > self.limits.seconds * model.codec.frame_rate:
             raise Refusal(f"at most {self.limits.seconds:g} seconds are made here", 413)
+        if recipe.samples > self.limits.kept_seconds * model.codec.sample_rate:
+            raise Refusal(f"at most {self.limits.kept_seconds:g} seconds of a take are made again", 413)
         if recipe.before is not None and recipe.before.shape[-1] > self.limits.before * model.codec.frame_rate + 1:
             raise Refusal(f"a take goes on from at most {self.limits.before:g} seconds", 413)
         if (recipe.fine is None) != (model.fine is None):

@@ -11,8 +11,13 @@ FILE = {"200": {"description": "The file", "content": {"audio/wav": {}, "audio/f
 def describe(limits: Limits, models: list[str]) -> dict[str, Any]:
     number = {"type": "number"}
     sampling = {"guidance": number, "temperature": number, "top_k": {"type": "integer"}, "top_p": number}
+    sampling["negative"] = {"type": "string", "description": "What guidance leads away from."}
     asked: dict[str, Any] = {
-        "prompt": {"type": "string", "maxLength": limits.prompt, "description": "A sentence that says what to play."},
+        "prompt": {
+            "type": "string",
+            "maxLength": limits.prompt,
+            "description": "What to play; required unless there is a recipe.",
+        },
         "seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.seconds},
         "seed": {"type": "integer", "minimum": 0, "default": 0},
         "model": {"type": "string", "enum": models, "default": models[0]},
@@ -21,14 +26,16 @@ def describe(limits: Limits, models: list[str]) -> dict[str, Any]:
         "before": {"type": "string", "description": "What to go on from, as /v1/audio/read gives it."},
         "recipe": {"type": "object", "description": "In place of all else: a take's recipe, to make it again."},
     }
-    body = body_of({"type": "object", "properties": asked, "required": ["prompt"]})
-    clip = body_of({"type": "object", "required": ["prompt"], "properties": asked | {"format": FORMAT}})
+    either: dict[str, Any] = {"type": "object", "anyOf": [{"required": ["prompt"]}, {"required": ["recipe"]}]}
+    body = body_of(either | {"properties": asked})
+    clip = body_of(either | {"properties": asked | {"seconds": asked["seconds"] | {"default": 10}, "format": FORMAT}})
     query = [parameter(name, asked[name], name == "prompt") for name in ("prompt", "seconds", "seed", "model")]
     wav = answers({"200": {"description": "A WAV as it is made", "content": {"audio/wav": {}}}})
+    listed = {"200": {"description": "models, limits", "content": {"application/json": {}}}}
     read = answers({"200": {"description": "recipe (or null), title, before", "content": {"application/json": {}}}})
     stream = "A WAV as it is made; without seconds it has no end. Hang up to stop it."
     paths = {
-        "/v1/models": {"get": {"summary": "The models here, and what the server allows.", "responses": answers(read)}},
+        "/v1/models": {"get": {"summary": "The models, and what the server allows.", "responses": answers(listed)}},
         "/v1/audio/generations": {
             "post": {"summary": "A clip, when it is whole.", "requestBody": clip, "responses": answers(FILE)}
         },

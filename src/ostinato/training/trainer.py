@@ -228,13 +228,14 @@ class Loop:
             flops += self.task.flops(batch) if self.throughput.peak else 0
             for name, value in metrics.items():
                 total[name] = total.get(name, 0.0) + value / hyper.accumulation
-        found = self.agree(total)
         norms = {
-            name: float(clip_gradients(modules[name], hyper.clip_norm))
+            name: clip_gradients(modules[name], hyper.clip_norm)
             for name in self.optimizers
             if any(p.grad is not None for p in modules[name].parameters())
         }
-        found |= {f"gradient_norm/{name}": norm for name, norm in norms.items()} | {"learning_rate": rate}
+        # The one wait for a GPU in a step.
+        found = self.agree(total | {f"gradient_norm/{name}": norm for name, norm in norms.items()})
+        found["learning_rate"] = rate
         bad = [f"{name} is {value}" for name, value in found.items() if not math.isfinite(value)]
         self.between_steps = False
         if bad:

@@ -45,13 +45,18 @@ def results_page(said: dict[str, Any]) -> str:
 def about(said: dict[str, Any]) -> str:
     """Who listened, how much they agree, and what brackets mean."""
     begun, failed = said["sessions"]["begun"], said["sessions"]["failed"]
-    checks = f"; {failed} failed a check and {'are left out' if said['only_passed'] else 'count'}" if failed else ""
+    checks = f"; {failed} failed a check, {'left out' if said['only_passed'] else 'counted'}" if failed else ""
     alphas = [f"{scale} {'not known' if a is None else f'{a:.2f}'}" for scale, a in said["agreement"].items()]
+    raters, prompts = counted(said["raters"], "rater"), counted(said["prompts"], "prompt")
     return (
-        f"{said['raters']} raters ({begun} began, {said['sessions']['finished']} finished{checks}), {said['prompts']} "
-        f"prompts. Agreement (Krippendorff's alpha, ordinal): {', '.join(alphas)}. In brackets the middle 95 % of "
+        f"{raters} ({begun} began, {said['sessions']['finished']} finished{checks}), {prompts}. "
+        f"Agreement (Krippendorff's alpha, ordinal): {', '.join(alphas)}. In brackets the middle 95 % of "
         f"{said['replicates']} bootstrap replicates over listeners and prompts."
     )
+
+
+def counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def score_table(said: dict[str, Any]) -> str:

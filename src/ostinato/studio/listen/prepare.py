@@ -15,6 +15,7 @@ import torch
 
 from ostinato.evaluation.embed import find_clips
 from ostinato.evaluation.prompts import PLACES, load_prompts
+from ostinato.generation.recipe import MARK
 from ostinato.studio.listen import stimuli
 from ostinato.studio.listen.manifest import FORMAT, SCALES, ListeningTest, Prompt, Stimulus, System, Trial
 from ostinato.utils.audio import read_audio, write_audio
@@ -228,7 +229,7 @@ def sentence_of(path: Path) -> str:
             comment, title = file.comment.strip(), file.title.strip()
     except (sf.LibsndfileError, OSError, UnicodeDecodeError):
         return ""  # told when it is read
-    return title if not comment or comment.startswith("{") else comment
+    return title if not comment or comment.startswith(("{", MARK)) else comment
 
 
 def read_clip(source: Source, name: str, seconds: float | None) -> np.ndarray:

@@ -65,6 +65,8 @@ def results(folder: Path, output: Path | None = None, only_passed: bool = False,
     failed = [s for s in heard if not passed(test, s)]
     marks = [m for s in everyone for m in marks_of(test, s, not (only_passed and s in failed))]
     counted = [m for m in marks if m.counted]
+    if marks and failed and not counted:
+        raise UserError(f"all {len(failed)} listeners of {folder} failed a check: count without --only-passed")
     if not counted:
         raise UserError(f"no page of {folder} is filled in yet ({len(everyone)} have begun): wait for listeners")
     finished = sum(bool(s.finished) for s in everyone)

@@ -11,8 +11,8 @@ export class Player {
     this.counters = null;
   }
 
-  async play(asked) {
-    await this.stop();
+  play(asked) {
+    this.stop();
     const address = new URL("v1/play", location.href);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(address);
@@ -28,7 +28,7 @@ export class Player {
         if (typeof data !== "string") return this.sound(data);
         const message = JSON.parse(data);
         if (message.type === "error") refused = true;
-        return this.say(message);
+        return this.say(message, socket);
       });
     };
     socket.onclose = () => {
@@ -40,8 +40,9 @@ export class Player {
     };
   }
 
-  async say(message) {
+  async say(message, socket) {
     if (message.type === "begin") await this.begin(message);
+    if (this.socket !== socket) return; // stopped, or played anew, while the audio thread began
     if (message.type === "turn") this.node.port.postMessage({ type: "turn", from: message.from });
     if (message.type === "end" || message.type === "error") {
       this.ended = true;
@@ -52,13 +53,14 @@ export class Player {
 
   async begin({ rate }) {
     this.rate = rate;
-    this.context = new AudioContext({ sampleRate: rate, latencyHint: "playback" });
-    await this.context.audioWorklet.addModule("ring-worklet.js");
+    const context = (this.context = new AudioContext({ sampleRate: rate, latencyHint: "playback" }));
+    await context.audioWorklet.addModule("ring-worklet.js");
+    if (this.context !== context) return;
     const processorOptions = { rate, target: AHEAD };
-    this.node = new AudioWorkletNode(this.context, "ring", { numberOfInputs: 0, outputChannelCount: [1], processorOptions });
+    this.node = new AudioWorkletNode(context, "ring", { numberOfInputs: 0, outputChannelCount: [1], processorOptions });
     this.node.port.onmessage = ({ data }) => this.hear(data);
-    this.node.connect(this.context.destination);
-    if (this.context.state !== "running") await Promise.race([this.context.resume(), new Promise((r) => setTimeout(r, 500))]);
+    this.node.connect(context.destination);
+    if (context.state !== "running") await Promise.race([context.resume(), new Promise((r) => setTimeout(r, 500))]);
   }
 
   sound(buffer) {

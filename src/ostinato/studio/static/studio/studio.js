@@ -46,14 +46,17 @@ const player = new Player({
   error(words) {
     notice(words);
     keep();
-    player.finish();
-    if (!current) status("Nothing is playing.");
+    if (current) player.finish();
+    else {
+      player.stop();
+      status("Nothing is playing.");
+    }
     buttons();
   },
 });
 
 function status(text) {
-  $("status").textContent = text;
+  if ($("status").textContent !== text) $("status").textContent = text; // a screen reader reads it at every change
 }
 
 function notice(text) {
@@ -83,9 +86,9 @@ function finished() {
 }
 
 function buttons() {
-  $("pause").disabled = $("stop").disabled = $("steer").disabled = $("fork").disabled = !current;
+  $("pause").disabled = $("steer").disabled = $("fork").disabled = !current;
+  $("stop").disabled = !player.socket; // who waits in the queue may leave it
   $("pause").textContent = paused ? "Resume" : "Pause";
-  $("play").textContent = "Play";
 }
 
 // Put what is playing on the list; once more of it is there, in its place.
@@ -106,7 +109,13 @@ function asked() {
   return found;
 }
 
-async function start(what) {
+// Whether all that is filled in can be sent; `required` takes spaces for a sentence.
+function ready() {
+  $("prompt").value = $("prompt").value.trim();
+  return $("ask").reportValidity();
+}
+
+function start(what) {
   keep();
   notice("");
   current = null;
@@ -114,12 +123,13 @@ async function start(what) {
   speed = 0;
   compare.close();
   status("Asking the server…");
+  $("numbers").textContent = "";
+  player.play(what);
   buttons();
-  await player.play(what);
 }
 
 async function stop() {
-  if (!current) return;
+  if (!player.socket) return;
   keep();
   await player.stop();
   current = null;
@@ -231,22 +241,30 @@ function choices() {
 const DROP = $("drop").textContent;
 $("ask").onsubmit = (event) => {
   event.preventDefault();
-  start(asked());
+  if (ready()) start(asked());
 };
+document.querySelector("details").addEventListener("invalid", (event) => (event.currentTarget.open = true), true); // or nobody sees why
 $("pause").onclick = () => {
   paused = !paused;
   player.pause(paused);
   buttons();
 };
 $("stop").onclick = stop;
-$("steer").onclick = () => $("ask").reportValidity() && player.steer($("prompt").value);
+$("steer").onclick = () => ready() && player.steer($("prompt").value);
 $("fork").onclick = () => {
   $("seed").value = Math.floor(Math.random() * 1e9);
   player.fork(Number($("seed").value));
 };
 $("model").onchange = choices;
-$("drop").onclick = (event) => event.target === $("drop") && $("file").click();
-$("drop").onkeydown = (event) => event.target === $("drop") && ["Enter", " "].includes(event.key) && (event.preventDefault(), $("file").click());
+$("drop").onclick = (event) => {
+  if (event.target === $("drop")) $("file").click();
+};
+$("drop").onkeydown = (event) => {
+  // Not as an expression: a handler that returns false swallows the key, Tab too, and nobody gets past.
+  if (event.target !== $("drop") || !["Enter", " "].includes(event.key)) return;
+  event.preventDefault();
+  $("file").click();
+};
 $("file").onchange = () => $("file").files[0] && read($("file").files[0]).then(() => ($("file").value = ""));
 addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -259,6 +277,10 @@ addEventListener("drop", (event) => {
   if (event.dataTransfer.files[0]) read(event.dataTransfer.files[0]);
 });
 addEventListener("pagehide", keep);
+list.watch((kept) => {
+  takes = kept;
+  draw();
+});
 $("examples").append(...EXAMPLES.map((text) => act(text, () => ($("prompt").value = text))));
 draw();
 buttons();

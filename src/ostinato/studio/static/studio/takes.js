@@ -28,6 +28,11 @@ export function save(takes) {
   }
 }
 
+// Tell `changed` the list whenever another tab changes it; else the last tab to save would drop what the others made.
+export function watch(changed) {
+  addEventListener("storage", ({ key }) => key === KEY && changed(load()));
+}
+
 export function about({ recipe, rate }) {
   const [first] = recipe.turns, length = recipe.samples / rate;
   const turns = recipe.turns.length > 1 ? `, ${recipe.turns.length - 1} change${recipe.turns.length > 2 ? "s" : ""} of course` : "";
