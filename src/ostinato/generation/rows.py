@@ -23,7 +23,7 @@ LEAST = 2  # generations of a batch; a lone one stands twice in it. Of fewer row
 
 @torch.inference_mode()
 def step_together(lm: MusicLM, generations: list[Generation], count: int) -> list[list[Tensor]]:
-    """`count` steps of all generations, whose `sizes_of` are the same -> the frames [b, K] of each that are whole by then.
+    """`count` steps of generations whose `sizes_of` are the same -> the frames [b, K] of each that are whole by then.
 
     The frames are those that each would have alone, but for the rounding of sums; beside others they are always the
     same, whoever these are (tests/generation/test_rows.py).
