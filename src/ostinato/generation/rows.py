@@ -23,7 +23,7 @@ LEAST = 2  # generations of a batch; a lone one stands twice in it. Of fewer row
 
 @torch.inference_mode()
 def step_together(lm: MusicLM, generations: list[Generation], count: int) -> list[list[Tensor]]:
-    """`count` steps of all generations, whose states are `alike` -> the frames [b, K] of each that are whole by then.
+    """`count` steps of generations whose `sizes_of` are the same -> the frames [b, K] of each that are whole by then.
 
     The frames are those that each would have alone, but for the rounding of sums; beside others they are always the
     same, whoever these are (tests/generation/test_rows.py).
@@ -40,22 +40,20 @@ def step_together(lm: MusicLM, generations: list[Generation], count: int) -> lis
             if frame is not None:
                 found.append(frame)
     parts = {name: t.split(sizes) for name, t in state.tensors().items() if t.ndim}
-    for i, own_state in enumerate(s for s, _ in zip(states, generations, strict=False)):
-        own_state.load_tensors(state.tensors() | {name: part[i] for name, part in parts.items()})
+    for i, g in enumerate(generations):
+        g.state.load_tensors(state.tensors() | {name: part[i] for name, part in parts.items()})
     return frames
 
 
 def joined(states: list[LMState]) -> LMState:
-    """One state with the rows of all, which are `alike`."""
-    state, every = (
-        LMState([copy.copy(layer) for layer in states[0].layers], states[0].position),
-        [s.tensors() for s in states],
-    )
+    """One state with the rows of all, whose `sizes_of` are the same."""
+    every = [state.tensors() for state in states]
+    state = LMState([copy.copy(layer) for layer in states[0].layers], states[0].position)
     state.load_tensors({name: torch.cat([t[name] for t in every]) if x.ndim else x for name, x in every[0].items()})
     return state
 
 
-def alike(generation: Generation) -> list[tuple]:
+def sizes_of(generation: Generation) -> list[tuple]:
     """What two generations must share to step together: sizes of their states but for rows, and lengths of caches."""
     state = generation.state.tensors()
     return [(name, t.shape[1:] if t.ndim else int(t)) for name, t in state.items()]
@@ -108,8 +106,8 @@ class Rows:
                     self.thread = None
                     return
                 rows = self.with_room()
-            shared = alike(rows[0].generation)
-            together = [row for row in rows if alike(row.generation) == shared]
+            shared = sizes_of(rows[0].generation)
+            together = [row for row in rows if sizes_of(row.generation) == shared]
             try:
                 found = step_together(lm, [row.generation for row in together], BLOCK)
             except Exception as error:  # whatever it is, listeners must not wait for ever

@@ -28,6 +28,7 @@ from ostinato.utils.audio import read_tags, stream_audio, write_audio
 from ostinato.utils.schema import build
 
 T = TypeVar("T")
+LONGEST_WINDOW = 60.0  # s of a fine stage's window: all of it is held at once
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ class Engine:
             raise Refusal(f"a take goes on from at most {self.limits.before:g} seconds", 413)
         if (recipe.fine is None) != (model.fine is None):
             raise Refusal(f"the recipe's fine stage is not that of {recipe.model}", 409)
+        if recipe.fine and recipe.fine.window > LONGEST_WINDOW:
+            raise Refusal(f"windows of the fine stage have at most {LONGEST_WINDOW:g} seconds here", 413)
 
     def check_prompt(self, prompt: Any) -> None:
         if not isinstance(prompt, str) or not prompt.strip():
