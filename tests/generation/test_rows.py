@@ -62,6 +62,11 @@ def test_whoever_listens_beside_changes_no_bit():
         assert torch.equal(torch.stack(found), torch.stack(wanted))
         for name, t in own.state.tensors().items():
             assert torch.equal(t, alone.state.tensors()[name]), name
+    single, same = generation(lm, 0), generation(lm, 0)
+    found = step_together(lm, [single], 20, least=1)[0]
+    assert torch.equal(torch.stack(found, 2), take(generate_frames(lm, same), 20))
+    for name, t in same.state.tensors().items():
+        assert torch.equal(t, single.state.tensors()[name]), name
 
 
 def test_rows_do_not_run_away_and_end_with_their_listeners():

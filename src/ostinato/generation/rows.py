@@ -1,7 +1,8 @@
 """Several listeners of one language model: their generations step together, as rows of one batch.
 
 Steps of few rows cost what reading the weights costs, so two generations in one batch take hardly longer than one
-(benchmarks/studio.py, `rows`). Each joins and leaves when it likes, and keeps its own state, seed and settings.
+(benchmarks/studio.py, `rows`). Each joins and leaves when it likes, and keeps its own state, seed and settings. They
+run in a thread of their own, so that even a lone listener's next frames are made while the last ones are decoded.
 """
 
 import copy
@@ -22,13 +23,13 @@ LEAST = 2  # generations of a batch; a lone one stands twice in it. Of fewer row
 
 
 @torch.inference_mode()
-def step_together(lm: MusicLM, generations: list[Generation], count: int) -> list[list[Tensor]]:
+def step_together(lm: MusicLM, generations: list[Generation], count: int, least: int = LEAST) -> list[list[Tensor]]:
     """`count` steps of generations whose `sizes_of` are the same -> the frames [b, K] of each that are whole by then.
 
     The frames are those that each would have alone, but for the rounding of sums; beside others they are always the
     same, whoever these are (tests/generation/test_rows.py).
     """
-    states = [g.state for g in generations] * (LEAST if len(generations) == 1 else 1)
+    states = [g.state for g in generations] * (least if len(generations) == 1 else 1)
     sizes = [len(state.position) for state in states]
     state, shape = joined(states), (lm.config.num_codebooks, lm.special)
     frames: list[list[Tensor]] = [[] for _ in generations]
@@ -69,8 +70,9 @@ class Row:
 class Rows:
     """All generations of one language model that are being listened to. `frames` stands for `generate_frames`."""
 
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
+    def __init__(self, least: int = LEAST) -> None:
+        """least: 1 where there is never more than one generation; its frames are then those of `generate_frames`."""
+        self.least, self.rows = least, list[Row]()
         self.change = threading.Condition()
         self.thread: threading.Thread | None = None
 
@@ -109,7 +111,7 @@ class Rows:
             shared = sizes_of(rows[0].generation)
             together = [row for row in rows if sizes_of(row.generation) == shared]
             try:
-                found = step_together(lm, [row.generation for row in together], BLOCK)
+                found = step_together(lm, [row.generation for row in together], BLOCK, self.least)
             except Exception as error:  # whatever it is, listeners must not wait for ever
                 for row in together:
                     row.error = error

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.recipe import Recipe, model_id, unpack_codes, whole
-from ostinato.generation.rows import Rows
+from ostinato.generation.rows import LEAST, Rows
 from ostinato.generation.sampling import Sampling
 from ostinato.generation.settings import FineSampling
 from ostinato.generation.streaming import Stream, Turn, early
@@ -116,8 +116,9 @@ class Engine:
         self.limits = limits or Limits()
         self.models = models
         self.ids = {name: model_id(model) for name, model in models.items()}
-        for model in models.values() if self.limits.places > 1 else ():
-            model.frames = Rows().frames
+        for model in models.values():
+            if self.limits.places > 1 or model.device.type == "cpu":  # alone on a GPU, a CUDA graph is faster
+                model.frames = Rows(min(self.limits.places, LEAST)).frames
         self.places = Places(self.limits.places, self.limits.waiting)
         self.threads = ThreadPoolExecutor(self.limits.places + 1, "ostinato")
         self.folder = tempfile.TemporaryDirectory(prefix="ostinato-studio-")
