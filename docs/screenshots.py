@@ -12,7 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 DOCS = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"studio-desktop": (900, 844), "studio-phone": (390, 844)}
-FIRST, SECOND = "A slow Bach chorale played on church organ", "A fast techno track with synthesizers and drums"
+FIRST, SECOND = "A slow Bach chorale played on church organ", "A quiet string quartet, slow and warm"
 
 
 def heard(page: Page, seconds: float) -> None:
