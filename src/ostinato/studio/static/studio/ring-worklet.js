@@ -69,7 +69,7 @@ class Ring extends AudioWorkletProcessor {
     if (active && this.read === this.end && !this.finished) {
       this.playing = false;
       this.underruns++;
-      this.target = 2 * this.rate; // rather one pause than stutter
+      this.target = Math.min(2 * this.rate, 2 * this.target); // rather a longer pause than stutter
     }
     this.level += 0.05 * (Math.sqrt(sum / out.length) - this.level);
     this.told += out.length;
