@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ostinato.cli.app import MODELS, Device, Model, app, console, pick_device
+from ostinato.cli.app import Device, Model, app, console, pick_device
 from ostinato.utils.errors import UserError
 
 
@@ -19,7 +19,10 @@ def need(package: str, extra: str) -> None:
 @app.command()
 def studio(
     model: Annotated[
-        list[str] | None, typer.Option(help=MODELS + " May be given more than once, to choose in the page.")
+        list[str] | None,
+        typer.Option(
+            help="A model folder, a run's folder, a hub id; more than one to choose in the page. Default: both that ship."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8000,
     host: Annotated[
