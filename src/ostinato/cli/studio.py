@@ -21,7 +21,7 @@ def studio(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A model folder, a run's folder, a hub id; more than one to choose in the page. Default: both that ship."
+            help="A model folder, a run's folder, a hub id; may be given more than once. Default: both that ship."
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8000,
