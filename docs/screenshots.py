@@ -1,16 +1,15 @@
 """Pictures of the studio for the docs: `python docs/screenshots.py` plays the model that ships in Chromium, on its way
 from one sentence to another. Nothing else should run, or the page says that the machine is too slow."""
 
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 DOCS = Path(__file__).parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+from studio import chromium, start  # noqa: E402
+
 SIZES = {"studio-desktop": (900, 844), "studio-phone": (390, 844)}
 FIRST, SECOND = "A slow Bach chorale played on church organ", "A quiet string quartet, slow and warm"
 
@@ -22,19 +21,12 @@ def heard(page: Page, seconds: float) -> None:
 
 
 def main() -> None:
-    command = [sys.executable, "-m", "ostinato.cli", "studio", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout
-    found = re.search(r"http://\S+", server.stdout.readline())
-    assert found, "the server did not start"
+    server, address = start("-m", "ostinato.cli", "studio", "--port", "0")
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-            )
+        with chromium() as browser:
             for name, (width, height) in SIZES.items():
                 page = browser.new_page(viewport={"width": width, "height": height})
-                page.goto(found[0])
+                page.goto(address)
                 page.wait_for_selector("#model option", state="attached")
                 page.fill("#prompt", FIRST)
                 page.click("#play")
@@ -45,7 +37,6 @@ def main() -> None:
                 page.screenshot(path=DOCS / f"{name}.png", full_page=True)
                 page.click("#stop")
                 page.close()
-            browser.close()
     finally:
         server.terminate()
         server.wait()

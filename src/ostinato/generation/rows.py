@@ -29,13 +29,14 @@ def step_together(lm: MusicLM, generations: list[Generation], count: int, least:
     The frames are those that each would have alone, but for the rounding of sums; beside others they are always the
     same, whoever these are (tests/generation/test_rows.py).
     """
-    states = [g.state for g in generations] * (least if len(generations) == 1 else 1)
+    copies = least if len(generations) == 1 else 1
+    states = [g.state for g in generations] * copies
     sizes = [len(state.position) for state in states]
     state, shape = joined(states), (lm.config.num_codebooks, lm.special)
     frames: list[list[Tensor]] = [[] for _ in generations]
     for _ in range(count):
         steps = [g.recent[:, :, -1].repeat(g.branches, 1) for g in generations]
-        logits = lm.step(torch.cat(steps * (len(states) // len(steps))), state).split(sizes)
+        logits = lm.step(torch.cat(steps * copies), state).split(sizes)
         for g, own, found in zip(generations, logits, frames, strict=False):
             frame = g.put(choose(own, g.settings, g.next_noise(shape)), lm)
             if frame is not None:
