@@ -51,6 +51,10 @@ RUNS = {
         "ssd.py", "--frames 500 --batch 1 --heads 8 --state 64 --dtype float32 --rounds 3 --ways eager",
         ("way", "chunk"), {"forward ms": ("ms", 1), "with backward ms": ("ms", 1), "peak": ("MB", 1e6)},
     ),
+    "loading": Run(
+        "loading.py", "--configs prefix-simba-9,lm-pocket,codec-pocket --workers 0 --seconds 2", ("config",),
+        {"ms": ("ms a clip", 1)},
+    ),
     "training": Run(
         "train.py", "--size small --batch 2 --seconds 5 --rounds 3 --models prefix-simba,cross-transformer", ("model",),
         {"ms": ("ms", 1), "peak": ("MB", 1e6)},

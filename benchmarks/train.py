@@ -26,13 +26,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostinato.models.lm import VARIANTS, LMConfig, MusicLM, count_parameters
 from ostinato.training.distributed import deterministic
 from ostinato.training.flops import step_flops
 from ostinato.training.gpus import peak_flops, timed_flops
-from ostinato.training.lm_task import code_losses
 from ostinato.training.memory import activations
 
 TEXT = 64
@@ -45,7 +45,7 @@ KERNELS = " + mamba-ssm"
 
 
 class Peer(nn.Module):
-    """A model of transformers with the sizes of ours: codes [b, 1, S], text -> logits [b, 1, S, V]."""
+    """A model of transformers with the sizes of ours: codes [b, 1, S], text, targets -> losses [1]."""
 
     def __init__(self, name: str, c: LMConfig):
         super().__init__()
@@ -69,11 +69,14 @@ class Peer(nn.Module):
             )  # fmt: skip
             self.model = Mamba2ForCausalLM(settings)
 
-    def forward(self, steps: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, steps: Tensor, text: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         if self.cross:
-            return self.model(steps.flatten(0, 1), encoder_hidden_states=self.project(text)).logits.unsqueeze(1)
-        prefix = torch.zeros(len(steps), text.shape[1], dtype=torch.long, device=steps.device)  # as long as our prefix
-        return self.model(torch.cat([prefix, steps[:, 0]], 1)).logits[:, text.shape[1] :].unsqueeze(1)
+            logits = self.model(steps.flatten(0, 1), encoder_hidden_states=self.project(text)).logits
+        else:
+            # As long as our prefix.
+            prefix = torch.zeros(len(steps), text.shape[1], dtype=torch.long, device=steps.device)
+            logits = self.model(torch.cat([prefix, steps[:, 0]], 1)).logits[:, text.shape[1] :]
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")[None]
 
 
 def kernels_of_mamba_ssm() -> None:
@@ -123,9 +126,8 @@ def work(job: dict) -> dict:
     for _ in range(job["rounds"] + 2):
         began = now(cuda)
         with torch.autocast(device.type, torch.bfloat16, not job["fp32"]):
-            logits = run(steps, text, mask)
-        losses, counts = code_losses(logits, steps)
-        (losses / counts).mean().backward()
+            losses = run(steps, text, mask, steps)
+        (losses / steps.numel()).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

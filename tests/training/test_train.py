@@ -17,24 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import CAPTIONS, CPU, SMALL, assert_same_checkpoint, codec_run, lively, lm_run, log_of
 from safetensors.torch import load_file
-from tiny import POCKET, make_codec, melody
+from tiny import PATTERNS, POCKET, make_codec, make_lm, make_text, melody
 
 from ostinato.codecs.base import fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import open_store, prepare
 from ostinato.generation.pipeline import load
 from ostinato.generation.sampling import Sampling
-from ostinato.models.lm import LMConfig, MusicLM
+from ostinato.models.lm import IGNORED, LMConfig, MusicLM
 from ostinato.models.lora import adapt
 from ostinato.models.patterns import make_pattern
 from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
-from ostinato.training import lm_task
 from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.codec_task import CodecTask
 from ostinato.training.config import Optimisation, load_run
 from ostinato.training.flops import step_flops
-from ostinato.training.lm_task import IGNORED, CodeDataset, LMTask, code_losses, make_batch
+from ostinato.training.lm_task import CodeDataset, LMTask, make_batch
 from ostinato.training.optimizer import learning_rate, optimizers_for
 from ostinato.training.trainer import train
 from ostinato.utils.errors import UserError
@@ -76,27 +75,30 @@ def test_order_of_the_clips(data):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
-def test_losses_by_hand(smoothing):
-    """Cross-entropy with the smoothed share spread evenly over all V, averaged where a code stands."""
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_losses_by_hand(pattern, smoothing):
+    """Cross-entropy with the smoothed share spread evenly over all V, summed where a code stands; computed twice or
+    once, it has the same gradients."""
     torch.manual_seed(0)
-    logits, targets = torch.randn(2, 3, 5, 8) * 2, torch.randint(8, (2, 3, 5))
-    targets[0, 0, 3:], targets[1, 2, :4] = IGNORED, IGNORED
+    lm = make_lm("prefix-simba", *pattern, dropout=0.0).train()
+    clips = [(torch.randint(lm.special, (lm.config.num_codebooks, T)), "") for T in (5, 2)]
+    inputs, targets, _ = make_batch(clips, lm.pattern, lm.special)
+    text = make_text(3, 3)
+    logs = lm(inputs, *text).log_softmax(-1)
     wanted = []
-    for k in range(3):
-        losses = []
-        for b in range(2):
-            for s in range(5):
-                if (target := int(targets[b, k, s])) != IGNORED:
-                    row = [math.exp(v) for v in logits[b, k, s].tolist()]
-                    logs = [math.log(v / sum(row)) for v in row]
-                    losses.append(-(1 - smoothing) * logs[target] - smoothing * sum(logs) / len(logs))
-        wanted.append(sum(losses) / len(losses))
-    sums, counts = code_losses(logits, targets, smoothing)
-    assert counts.tolist() == [8, 10, 6]
-    assert (sums / counts).tolist() == pytest.approx(wanted, rel=1e-5)
-    other = logits.clone()
-    other[targets == IGNORED] = 1e4
-    assert torch.equal(code_losses(other, targets, smoothing)[0], sums)
+    for k in range(lm.config.num_codebooks):
+        rows = [(logs[b, k, s], t) for b in range(2) for s, t in enumerate(targets[b, k].tolist()) if t != IGNORED]
+        assert len(rows) == 7
+        wanted.append(sum(-(1 - smoothing) * row[t] - smoothing * row.mean() for row, t in rows))
+    gradients = []
+    for lm.checkpointing in (False, True):
+        losses = lm(inputs, *text, targets, smoothing)
+        assert losses.tolist() == pytest.approx([w.item() for w in wanted], rel=1e-5)
+        gradients.append(torch.autograd.grad(losses.sum(), list(lm.lm_head.parameters())))
+    by_hand = torch.autograd.grad(sum(wanted), list(lm.lm_head.parameters()))
+    for once, twice, hand in zip(*gradients, by_hand, strict=True):
+        assert torch.equal(once, twice)
+        torch.testing.assert_close(once, hand, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "K"), [("single", 1), ("delay", 3), ("flatten", 2)])
@@ -338,11 +340,10 @@ def test_what_does_not_fit_is_refused(stores, tmp_path):
 
 
 def test_divergence_is_told_and_nothing_is_saved(stores, tmp_path, monkeypatch):
-    whole = lm_task.code_losses
+    whole = MusicLM.losses
 
-    def failing(logits, *rest):
-        losses, counts = whole(logits, *rest)
-        return losses * (float("nan") if len(seen) == 6 else 1), counts
+    def failing(*inputs):
+        return whole(*inputs) * (float("nan") if len(seen) == 6 else 1)
 
     seen, original = [], LMTask.backward
 
@@ -351,7 +352,7 @@ def test_divergence_is_told_and_nothing_is_saved(stores, tmp_path, monkeypatch):
         return original(task, accelerator, batch, *rest)
 
     monkeypatch.setattr(LMTask, "backward", noted)
-    monkeypatch.setattr(lm_task, "code_losses", failing)
+    monkeypatch.setattr(MusicLM, "losses", failing)
     run = lively(stores, tmp_path / "run", checkpoint_every=1, validate_every=100)
     run = dataclasses.replace(run, text_dropout=0.0, prompts=())
     with pytest.raises(UserError, match=r"diverged at step 2: .*diverged-0000002, step-0000002 is good.*learning_rate"):
@@ -389,8 +390,8 @@ def test_validation_is_the_mean_over_held_out_clips(stores, tmp_path):
     (found,) = log_of(tmp_path, "validation")
     inputs, targets, captions = make_batch([(held.codes(0), held.captions(0)[0])], lm.pattern, lm.special)
     with torch.no_grad():
-        losses, counts = code_losses(lm(inputs, *load_text_encoder("minilm")(captions)), targets)
-    wanted = losses / counts
+        losses = lm(inputs, *load_text_encoder("minilm")(captions), targets)
+    wanted = losses / (targets != IGNORED).sum((0, 2))
     assert found["loss"] == pytest.approx(wanted.mean().item(), abs=2e-3)
     assert [found[f"codebook_{k}"] for k in range(3)] == pytest.approx(wanted.tolist(), abs=2e-3)
 

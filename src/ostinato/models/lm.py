@@ -26,6 +26,8 @@ class Variant(NamedTuple):
     positions: str  # "none": the recurrence itself keeps time; "sinusoidal"
 
 
+IGNORED = -100  # cross_entropy's mark of a target that does not count
+
 VARIANTS = {  # Figure 1 of the paper, (a) to (d)
     "prefix-mamba": Variant(("mamba", "mamba"), "prefix", "none"),
     "prefix-simba": Variant(("mamba", "feed-forward"), "prefix", "none"),
@@ -208,15 +210,25 @@ class MusicLM(nn.Module):
         for table in self.embedding:
             nn.init.normal_(table.weight, std=1 / math.sqrt(len(self.embedding)))  # type: ignore[arg-type]
 
-    def forward(self, steps: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]."""
+    def forward(
+        self,
+        steps: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        targets: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]; with
+        targets [b, K, S] the `losses` [K] in their place, without all logits in memory."""
         frames, states = self.embed(steps), self.text_states(text, text_mask)
         if self.variant.text == "cross":
-            return self.logits(self.backbone(self.place(frames, None), states, None))
-        prefix, mask = pad_left(self.condition(text), text_mask)
-        mask = F.pad(mask, (0, frames.shape[1]), value=True)
-        x = self.place(torch.cat([prefix, frames], 1), mask)
-        return self.logits(self.backbone(x, states, mask)[:, prefix.shape[1] :])
+            x = self.backbone(self.place(frames, None), states, None)
+        else:
+            prefix, mask = pad_left(self.condition(text), text_mask)
+            mask = F.pad(mask, (0, frames.shape[1]), value=True)
+            x = self.place(torch.cat([prefix, frames], 1), mask)
+            x = self.backbone(x, states, mask)[:, prefix.shape[1] :]
+        return self.logits(x) if targets is None else self.losses(x, targets, label_smoothing)
 
     def start(self, text: Tensor, text_mask: Tensor) -> LMState:
         """The state before the first step: the text read. text [b, s, text_width], text_mask [b, s]."""
@@ -288,6 +300,28 @@ class MusicLM(nn.Module):
         """[b, S, d] -> [b, K, S, V]."""
         x = self.norm(x)
         return torch.stack([head(x) for head in self.lm_head], 1)
+
+    def losses(self, x: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy (nats), summed over the codes of each codebook: x [b, S, d], targets [b, K, S] -> [K].
+
+        Logits are made one codebook at a time, and only at steps that the pattern has for it: of a flattened one every
+        K-th. With `checkpointing` they are made again for the backward pass.
+        """
+        x, out = self.norm(x), []
+        for k, head in enumerate(self.lm_head):
+            places = slice(self.pattern.offset * k, None, self.pattern.stride)
+            inputs = head, x[:, places], targets[:, k, places], label_smoothing
+            again = self.checkpointing and self.training
+            out.append(checkpoint(head_loss, *inputs, use_reentrant=False) if again else head_loss(*inputs))
+        return torch.stack(out)
+
+
+def head_loss(head: nn.Module, x: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Summed cross-entropy of one codebook, in float32: x [b, T, d], targets [b, T], IGNORED where none is -> []."""
+    logits = head(x).flatten(0, 1).float()
+    return F.cross_entropy(
+        logits, targets.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
 
 
 def pad_left(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,8 @@ def flops(config: LMConfig | FineConfig, batch: int, frames: int, text: int) -> 
 def of_lm(c: LMConfig, frames: int, text: int) -> Counter[str]:
     """Of one clip."""
     variant = VARIANTS[c.variant]
-    S, d = make_pattern(c.pattern, c.num_codebooks).length(frames), c.width
+    pattern, d = make_pattern(c.pattern, c.num_codebooks), c.width
+    S = pattern.length(frames)
     T = S + text if variant.text == "prefix" else S
     # With a prefix, attention is given a mask, and kernels with a mask compute every pair.
     pairs = T * T if variant.text == "prefix" else T * (T + 1) // 2
@@ -57,7 +58,8 @@ def of_lm(c: LMConfig, frames: int, text: int) -> Counter[str]:
         for name, count in forward[kind].items():
             parts[name] += 3 * c.blocks * count
     parts["projection of the text"] = 2 * 2 * text * c.text_width * d
-    parts["heads"] = 3 * 2 * S * d * c.num_codebooks * (c.codebook_size + 1)
+    places = sum(len(range(pattern.offset * k, S, pattern.stride)) for k in range(pattern.K))  # see `MusicLM.losses`
+    parts["heads"] = 3 * 2 * places * d * (c.codebook_size + 1)
     return parts
 
 

@@ -18,7 +18,7 @@ from ostinato.data.prepare import Store, open_store
 from ostinato.data.store import spread
 from ostinato.generation.folders import copy_codec, lm_config, load_lm, save_lm
 from ostinato.generation.pipeline import Ostinato
-from ostinato.models.lm import MusicLM, count_parameters
+from ostinato.models.lm import IGNORED, MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
 from ostinato.models.patterns import Pattern
 from ostinato.models.text_encoder import CachedTextEncoder, TextEncoder, load_text_encoder
@@ -30,7 +30,6 @@ from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
 ADAPTED = "adapted.safetensors"  # of a checkpoint: the weights with the adapters apart
-IGNORED = -100  # cross_entropy's mark of a target that does not count
 
 
 class CodeDataset(Dataset):
@@ -67,15 +66,6 @@ def make_batch(
         row[:, : encoded.shape[1]] = encoded
     inputs = F.pad(steps, (1, -1), value=special)  # the step before the first is special
     return inputs, steps.masked_fill(steps == special, IGNORED), [caption for _, caption in items]
-
-
-def code_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (nats) summed over the codes of each codebook, and their number: logits [b, K, S, V], targets
-    [b, K, S] -> [K], [K]."""
-    options: dict = {"ignore_index": IGNORED, "label_smoothing": label_smoothing, "reduction": "sum"}
-    pairs = zip(logits.unbind(1), targets.unbind(1), strict=True)
-    losses = [F.cross_entropy(l.flatten(0, 1).float(), t.flatten(), **options) for l, t in pairs]
-    return torch.stack(losses), (targets != IGNORED).sum((0, 2))
 
 
 def store_codec(run: LMRun | FineRun, store: Store, device: torch.device) -> tuple[str, str, Codec]:
@@ -148,9 +138,9 @@ class LMTask:
         inputs, targets, captions = batch
         text, mask = self.encode_text(captions)
         targets = targets.to(self.device, non_blocking=True)
+        inputs, counts = inputs.to(self.device, non_blocking=True), (targets != IGNORED).sum((0, 2))
         with accelerator.autocast():
-            logits = self.modules["lm"](inputs.to(self.device, non_blocking=True), text, mask)
-        losses, counts = code_losses(logits, targets, self.run.label_smoothing)
+            losses = self.modules["lm"](inputs, text, mask, targets, self.run.label_smoothing)
         # The mean over the codes of all processes; the gradients' mean over processes is taken of what they give.
         everywhere = accelerator.reduce(counts.float(), "mean").clamp(min=1 / accelerator.num_processes)
         loss = (losses / everywhere).mean()
@@ -177,9 +167,10 @@ class LMTask:
             # One without clips goes along on another's: sharded weights are gathered from all.
             items = [self.held_out[j] for j in mine or chosen[:1]]
             inputs, targets, captions = self.collate(items)
+            targets = targets.to(self.device)
             with accelerator.autocast():
-                logits = lm(inputs.to(self.device), *self.encode_text(captions))
-            totals += torch.stack(code_losses(logits, targets.to(self.device))) * bool(mine)
+                losses = lm(inputs.to(self.device), *self.encode_text(captions), targets)
+            totals += torch.stack([losses, (targets != IGNORED).sum((0, 2))]) * bool(mine)
         lm.train()
         losses, counts = accelerator.reduce(totals, "sum").tolist()
         means = [loss / max(1, count) for loss, count in zip(losses, counts, strict=True)]

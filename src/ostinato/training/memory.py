@@ -89,17 +89,14 @@ def autocast_type() -> str:
 
 def lm_loss(config: LMConfig, batch: int, frames: int, text: int, bf16: bool) -> tuple[MusicLM, Loss]:
     """A language model, and what makes the loss of a batch of no content."""
-    from ostinato.training.lm_task import code_losses  # which may itself import this
-
     lm = MusicLM(config)
     steps = torch.zeros(batch, config.num_codebooks, lm.pattern.length(frames), dtype=torch.long)
     embedded, mask = torch.zeros(batch, text, config.text_width), torch.ones(batch, text, dtype=torch.bool)
 
     def loss() -> Tensor:
         with torch.autocast(autocast_type(), torch.bfloat16, bf16):
-            logits = lm(steps, embedded, mask)
-        losses, counts = code_losses(logits, steps)
-        return (losses / counts).mean()
+            losses = lm(steps, embedded, mask, steps)
+        return losses.mean() / (batch * frames)
 
     return lm, loss
 
