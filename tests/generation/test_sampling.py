@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PATTERNS, make_codec, make_lm, make_text
 
+from ostinato.generation import sampling
 from ostinato.generation.guidance import both_branches, guide
 from ostinato.generation.pipeline import Ostinato
 from ostinato.generation.sampling import BLOCK, Generation, Sampling, begin, exponential, generate_frames, sample
@@ -320,3 +321,21 @@ def test_generate_refuses_what_cannot_be(model, tmp_path):
     ):
         with pytest.raises(UserError):
             model.generate(**{"prompt": "a piano", "seconds": 0.1} | wrong)
+
+
+def test_small_steps_are_one_threads(monkeypatch):
+    """At the barriers of small operators threads wait for one another, on a busy machine ten times as long as the work
+    takes; whoever asks for frames has all threads for what is done with them."""
+    lm, seen = make_lm(), []
+    step = type(lm).step
+    monkeypatch.setattr(type(lm), "step", lambda *given: seen.append(torch.get_num_threads()) or step(*given))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        frames = generate_frames(lm, begin(lm, make_text(2), EMPTY, LIVELY, [0]))
+        outside = [torch.get_num_threads() for _ in islice(frames, 2)]
+        monkeypatch.setattr(sampling, "ONE_THREAD", 10)
+        next(generate_frames(lm, begin(lm, make_text(2), EMPTY, LIVELY, [0])))
+    finally:
+        torch.set_num_threads(before)
+    assert outside == [3, 3] and seen == [1, 1, 3]

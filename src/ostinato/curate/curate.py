@@ -24,7 +24,6 @@ from ostinato.curate.work import (
     Out,
     Worker,
     make_worker,
-    one_thread,
     read_json,
     record_path,
     state_of,
@@ -33,6 +32,7 @@ from ostinato.curate.work import (
 from ostinato.utils.bars import Bars
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import only_writer, write_atomic
+from ostinato.utils.threads import one_thread
 
 T = TypeVar("T")
 Told = Callable[[float, float], None]  # seconds of music in, seconds kept

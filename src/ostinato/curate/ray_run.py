@@ -31,11 +31,11 @@ from ostinato.curate.work import (
     choose,
     make_codec,
     make_stages,
-    one_thread,
     read_clips,
     record_path,
 )
 from ostinato.utils.errors import UserError
+from ostinato.utils.threads import one_thread
 
 Pair = tuple[Track, Facts]
 QUIET: Any = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}

@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -342,17 +341,3 @@ def read_json(path: Path) -> dict | None:
         return found if isinstance(found, dict) else None
     except (OSError, ValueError):
         return None
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Tensors of one clip are computed by one thread: the same sums in the same order wherever a clip is done. What
-    else this process computes has its threads back afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

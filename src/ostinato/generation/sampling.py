@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from ostinato.generation.settings import Sampling
 from ostinato.models.lm import LMState, MusicLM
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
+from ostinato.utils.threads import one_thread
 
+# Weights up to which a step on a CPU is one thread's: a thousand small operators lose more by waiting for a second one
+# than it saves (LOG.md). A step of more weights is bound by memory, which more cores read faster.
+ONE_THREAD = 50_000_000
 BLOCK = {"cuda": 32}  # steps whose noise is drawn at once: there each row of each draw is a kernel to start
 
 
@@ -206,10 +211,14 @@ def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     def next_codes(codes: Tensor, noise: Tensor) -> Tensor:
         return choose(lm.step(codes.repeat(g.branches, 1), g.state), g.settings, noise)
 
+    alone = lm.device.type == "cpu" and sum(p.numel() for p in lm.parameters()) <= ONE_THREAD
+    threads = one_thread if alone else nullcontext
     step: Step | None = None
     while True:
         last, noise = g.recent[:, :, -1], g.next_noise((lm.config.num_codebooks, lm.special))
         step = step or graphed(next_codes, g.state, last, noise)
-        frame = g.put(step(last, noise), lm)
+        with threads():
+            codes = step(last, noise)
+        frame = g.put(codes, lm)
         if frame is not None:
             yield frame

@@ -44,7 +44,7 @@ def read_bert(path: Path, heads: int) -> BertEncoder:
     words, places = (weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position"))
     layers = sum(name.endswith("intermediate.dense.weight") for name in weights)
     hidden = len(weights["encoder.layer.0.intermediate.dense.bias"])
-    with Unfilled():
+    with torch.device("meta"), Unfilled():  # PyTorch makes its layers by copying one, weights and all
         model = BertEncoder(len(words), words.shape[1], layers, heads, hidden, len(places))
     own = {
         "words.weight": words,

@@ -8,6 +8,7 @@
     hub          other people's models, from a folder, the hub's cache or the hub
     text_files   text from an ordinary file
     schema       nested dicts, as JSON and YAML hold them, to checked dataclasses
+    threads      how many PyTorch computes with
     bars         progress: bars in a terminal, plain lines elsewhere
     stft         the short-time Fourier transform
     spectrogram  a log-mel spectrogram as a PNG
