@@ -1,5 +1,12 @@
 """Backends of SSD: one that is wrong in any output or gradient is not taken, and the line says why."""
 
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import make_lm
@@ -56,6 +63,19 @@ def test_the_choice_is_told(monkeypatch):
     assert use_backend(lm, "auto", torch.device("cuda")) == "SSD by mamba-ssm, equal to PyTorch's here"
     assert all(layer.ssd is right for layer in lm.modules() if isinstance(layer, Mamba2))
     assert use_backend(lm, "fla", torch.device("cuda")).startswith("SSD by PyTorch (fla is wrong here (its output")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("fla") or not find_spec("triton"), reason="needs fla-core and triton")
+def test_kernels_in_the_interpreter():
+    """fla's Triton kernels, run on this CPU: the reference's outputs and gradients, for layers of any sizes."""
+    sizes = [{"width": 64, "state": 64, "head_width": 64, "chunk": 64}, {"width": 24, "state": 12, "head_width": 8}]
+    script = Path(__file__).with_name("interpreted.py")
+    command, env = [sys.executable, script, json.dumps(sizes)], os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for off in json.loads(done.stdout):
+        assert len(off) == 8 and max(off.values()) < 1e-5, off
 
 
 @pytest.mark.cuda
