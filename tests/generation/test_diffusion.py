@@ -208,13 +208,13 @@ def drawn(coarse, sampler, steps, window, overlap, reach=(0, 0), given=None, fir
     st.integers(0, 4),
 )
 def test_no_seam_within_reach(sampler, steps, T, overlap, more, ahead, first, before):
-    """Windows, the first a short one or not, after given frames or none, are as one window where the denoiser looks
-    back no further than the overlap, or ahead so far that all its steps together do not."""
+    """Windows, after given frames or none, are as one window where the denoiser looks back no further than the overlap,
+    or ahead so far that all its steps together do not; growing ones, where it looks back alone."""
     coarse = torch.randn(1, 3, T, generator=torch.Generator().manual_seed(3))
-    reach = (overlap, overlap // steps if ahead else 0)
+    reach = (overlap, overlap // steps if ahead and not first else 0)
     before, window = min(before, overlap), 2 * overlap + more
     given = (torch.randn(1, 3, before), torch.randn(1, 2, before)) if before else None
-    windowed = drawn(coarse, sampler, steps, window, overlap, reach, given, first and min(window, overlap + first))
+    windowed = drawn(coarse, sampler, steps, window, overlap, reach, given, min(window, first))
     whole = drawn(coarse, sampler, steps, max(T + before, 2 * overlap + 1), overlap, reach, given)
     assert windowed.shape == (1, 2, T)
     torch.testing.assert_close(windowed, whole, atol=1e-4, rtol=1e-4)
@@ -250,6 +250,28 @@ def test_joins_are_where_windows_meet(T, overlap, more):
         lengths.append(windows.push(torch.zeros(1, 1, 1), torch.zeros(1, 1, 2, 1)).shape[-1])
     windows.finish()
     assert begun == [0, *joins(T, window, overlap)]
+
+
+@given(st.integers(1, 90), st.integers(0, 20), st.integers(1, 60), st.integers(1, 60), st.integers(0, 20))
+def test_growing_windows(T, overlap, more, first, before):
+    """Each gives something out, of which three quarters of the first are soon; each is longer than the last, up to
+    `window`; every frame is given out once."""
+    before, window, sizes = min(before, overlap), 2 * overlap + more, []
+
+    def v_of(beside):
+        sizes.append(beside.shape[-1])
+        return lambda x, time: x
+
+    windows = Windows(v_of, FineSampling(steps=1), window, overlap, first=min(window, first))
+    if before:
+        windows.begin(torch.zeros(1, 1, before), torch.zeros(1, 2, before), torch.zeros(1, 1, 2, before))
+    given_out = [windows.push(torch.zeros(1, 1, 1), torch.zeros(1, 1, 2, 1)).shape[-1] for _ in range(T)]
+    rest = windows.finish()
+    assert sum(given_out) + (0 if rest is None else rest.shape[-1]) == T
+    assert len([n for n in given_out if n]) == len(sizes) - (rest is not None)
+    if first + before < window and T >= first:
+        assert next(n for n in given_out if n) >= 0.75 * first
+    assert all(size <= window for size in sizes)
 
 
 def test_no_frame_waits_for_more_than_a_window():

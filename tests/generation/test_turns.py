@@ -185,7 +185,7 @@ def test_two_stages_are_steered_and_made_again(pocket):
     fine, told = early(pocket), []
     stream = pocket.play("a slow organ", 0, fine=fine, on_frame=lambda done, _: told.append(done))
     first = next(stream)
-    assert told[-1] == 95 and first.shape[-1] == PIECE * pocket.codec.hop
+    assert told[-1] == 60 and first.shape[-1] == PIECE * pocket.codec.hop
     turn = stream.steer("fast drums", at=40 * pocket.codec.hop)
     end = stream.position + 2 * PIECE * pocket.codec.hop
     assert turn.frame == 40

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ostinato.generation.schedule import noises, schedule
-from ostinato.generation.settings import FineSampling, Sampling, longer
+from ostinato.generation.settings import FineSampling, Sampling, ahead, longer
 from ostinato.utils.errors import UserError
 from ostinato.utils.schema import build
 
@@ -204,7 +204,7 @@ class Exported:
             codes = np.concatenate([codes, np.array(new, np.int64)])
             lots = np.concatenate([lots, noise.normal(len(new), count, F)], -1)
             done, last = path.shape[-1], len(codes) < first
-            end = len(codes) if last else first - overlap
+            end = len(codes) if last else first - ahead(first, about["window"], overlap)
             if end == done:
                 return
             path = self.denoise(codes, lots, path, text, settings)

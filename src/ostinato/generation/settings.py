@@ -36,7 +36,7 @@ class FineSampling:
     """How the fine stage samples. The paper's: ddpm, 100 steps, guidance 3 (section IV-A); guidance 1: none.
 
     Clips are sampled in windows of `window` seconds, which overlap by `overlap` seconds on either side: a window's own
-    sound depends on that much before it and that much after it.
+    sound depends on that much before it and that much after it; while windows grow, on a quarter of one after it at most.
 
     Codes are always the latents quantized to the codebooks. The codec decodes these codes, or, unless `snapped`, the
     latents as they were sampled, which after few steps are the mean of what may be.
@@ -47,7 +47,7 @@ class FineSampling:
     guidance: float = 3.0
     window: float = 6.0  # s
     overlap: float = 1.0  # s
-    first: float = 0.0  # s of the first window, each next one a fifth of it longer, up to `window`; 0: `window`
+    first: float = 0.0  # s of the first window, each next one a third of it longer, up to `window`; 0: `window`
     temperature: float = 1.0  # of the denoiser's odds, where it predicts codes: below 1 the likely ones are likelier
     snapped: bool = True  # decode the quantized codes; False: the latents before
 
@@ -60,16 +60,22 @@ class FineSampling:
             raise UserError(f"guidance must be a finite number (1: none), got {self.guidance}")
         if not 0 < self.temperature < math.inf:
             raise UserError(f"temperature must be above 0, got {self.temperature:g}")
-        if self.first and not self.overlap < self.first <= self.window:
-            raise UserError(f"a first window of {self.first:g} s must be longer than the overlap, {self.overlap:g} s")
+        if not 0 <= self.first <= self.window:
+            raise UserError(f"a first window of {self.first:g} s must be from 0 (as long as any) to {self.window:g} s")
         if not 0 <= 2 * self.overlap < self.window < math.inf:
             raise UserError(f"a window of {self.window:g} s must be longer than twice its overlap, {self.overlap:g} s")
 
 
 def longer(first: int) -> int:
-    """Frames that each window has more than the one before, after a first one of `first`: a fifth of it. More at once
+    """Frames that each window has more than the one before, after a first one of `first`: a third of it. More at once
     would take longer to make than what is there takes to play (benchmarks/studio.py)."""
-    return -(-first // 5)
+    return max(2, -(-first // 3))
+
+
+def ahead(frames: int, window: int, overlap: int) -> int:
+    """Frames at the end of a window of `frames` that are only heard ahead, and given out by the next one: `overlap`.
+    Of one that is still to grow to `window` a quarter at most, so that sound comes early."""
+    return overlap if frames >= window else min(overlap, frames // 4)
 
 
 def check_temperature(prediction_type: str, temperature: float) -> None:

@@ -52,8 +52,8 @@ def early(model: Ostinato, settings: FineSampling | None = None) -> FineSampling
     if model.fine is None:
         return None
     settings = settings or model.fine.sampling
-    ahead = settings.overlap + (model.codec.context or 0) / model.codec.frame_rate
-    return replace(settings, first=min(settings.window, ahead + SOON))
+    given = SOON + (model.codec.context or 0) / model.codec.frame_rate  # three quarters of the window, see `ahead`
+    return replace(settings, first=min(settings.window, given + min(settings.overlap, given / 3)))
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from ostinato.generation.diffusion import Velocity, denoise, known_path
-from ostinato.generation.settings import FineSampling, longer
+from ostinato.generation.settings import FineSampling, ahead, longer
 
 
 @dataclass
 class Windows:
     """The window under way: all that the next fine frame depends on.
 
-    A window is denoised whole, and all but its last `overlap` frames are given out; the next one begins with the last
-    `overlap` of these, which pass once more through what they passed through. So whatever reaches no further than the
-    overlap is as if there were no windows. Raises ValueError unless window > 2 overlap.
+    A window is denoised whole, and all but its last `overlap` frames are given out (while windows grow: see `ahead`);
+    the next one begins with the last `overlap` of these, which pass once more through what they passed through. So
+    whatever reaches no further than these is as if there were no windows. Raises ValueError unless window > 2 overlap.
     """
 
     velocity_of: Callable[[Tensor], Velocity]  # coarse [b, C, n] -> the denoiser beside it, see `diffusion.guided`
@@ -29,17 +29,19 @@ class Windows:
     done: int = 0  # frames that were given out already
     first: int = 0  # frames of the first window, if not `window`; each next one has `more`, up to that
     more: int = field(init=False)
+    begun: int = field(init=False, default=0)  # frames known before the first
 
     def __post_init__(self) -> None:
         self.first = self.first or self.window
         self.more = longer(self.first)
-        if not (0 <= self.overlap < self.first and 2 * self.overlap < self.window):
+        if not (0 < self.first <= self.window and 0 <= 2 * self.overlap < self.window):
             raise ValueError(f"windows of {self.first} and {self.window} frames and overlaps of {self.overlap}")
 
     def begin(self, coarse: Tensor, fine: Tensor, noise: Tensor) -> None:
         """Put known frames before the first: coarse [b, C, n], fine [b, F, n], noise [noises, b, F, n]; n is at most
         `overlap`."""
         self.coarse, self.noise, self.done = coarse, noise, coarse.shape[-1]
+        self.begun = self.done
         self.first = min(self.window, self.first + self.done)
         self.path = known_path(fine, noise[0], self.settings.sampler, self.settings.steps)
 
@@ -53,7 +55,9 @@ class Windows:
         [b, F, m] that are ready, m = 0 until the window is full."""
         self.coarse = coarse if self.coarse is None else torch.cat([self.coarse, coarse], -1)
         self.noise = noise if self.noise is None else torch.cat([self.noise, noise], -1)
-        return self.denoise(self.first - self.overlap) if not self.missing else noise[0, ..., :0]
+        if self.missing:
+            return noise[0, ..., :0]
+        return self.denoise(self.first - ahead(self.first - self.begun, self.window - self.begun, self.overlap))
 
     def finish(self) -> Tensor | None:
         """The fine frames [b, F, m] that are left at the end of the clip, None where none are."""

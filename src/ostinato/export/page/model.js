@@ -151,7 +151,7 @@ export class Model {
     const given = { text: floats(vectors, [r, s, w]), text_mask: bools(mask, [r, s]), guidance: number(sampling.guidance), temperature: number(sampling.temperature) };
     const count = sampling.sampler === "ddpm" ? 1 + steps.length : 1;
     let codes = [], lots = [], path = steps.concat([0]).map(() => []), first = this.about.fine.first, last = false; // lots, path: of frames
-    const more = Math.ceil(first / 5);
+    const more = Math.max(2, Math.ceil(first / 3));
     while (!last) {
       while (codes.length < first) {
         const { value, done } = await coarse.next();
@@ -160,7 +160,7 @@ export class Model {
         lots.push(Array.from({ length: count }, () => noise.normal(F)));
       }
       last = codes.length < first;
-      const n = codes.length, known = path[0].length, end = last ? n : first - overlap;
+      const n = codes.length, known = path[0].length, end = last ? n : first - (first === T ? overlap : Math.min(overlap, Math.floor(first / 4)));
       if (end === known) return;
       const spread = (columns) => { // frames of F numbers -> [1, F, T]
         const out = new Float32Array(F * T);
