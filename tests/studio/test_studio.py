@@ -385,6 +385,7 @@ def test_only_pages_of_this_server_may_ask(client, server):
     assert client.get("/v1/models", headers={"host": "studio.example"}).status_code == 200
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert client.get("/", headers=link).status_code == 200
+    refused(client.get("/v1/audio/stream?prompt=x", headers=link), 403, "another site")
     for headers in (evil, {"origin": "null"}):
         with pytest.raises(Exception, match="403"):
             connect(server.replace("http", "ws") + "/v1/play", additional_headers=headers)

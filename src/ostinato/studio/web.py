@@ -117,8 +117,9 @@ class Guard:
         if origin is not None and (urlsplit(origin).netloc.lower() != host.lower()):
             return Refusal("a page of another site asked this; only pages of this server may", 403)
         navigation = scope["type"] == "http" and headers.get("sec-fetch-mode") == "navigate"
-        safe = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and navigation
-        if site not in ("none", "same-origin") and not safe:
+        # A link to a page is welcome; one that has music made, or reads what was made, is not a page.
+        page = navigation and scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/v1/")
+        if site not in ("none", "same-origin") and not page:
             return Refusal("a page of another site asked this; only pages of this server may", 403)
         return None
 

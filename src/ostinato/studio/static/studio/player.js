@@ -31,11 +31,13 @@ export class Player {
         return this.say(message, socket);
       });
     };
-    socket.onclose = () => {
+    socket.onclose = ({ code }) => {
       chain = chain.then(() => {
         if (this.socket !== socket || this.ended || refused) return;
         this.finish();
-        this.on.error("The server is gone: it was stopped, or the network is. What is here is played to its end; takes that are not downloaded can be made again once it is back.");
+        this.on.error(code === 1009
+          ? "That is more than the server takes at once (64 KiB): a take of so many turns cannot be made again here."
+          : "The server is gone: it was stopped, or the network is. What is here is played to its end; takes that are not downloaded can be made again once it is back.");
       });
     };
   }
