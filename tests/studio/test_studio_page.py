@@ -247,6 +247,13 @@ def test_a_page_that_has_lost_its_server_says_so(page, engine):
     until(page, "document.querySelector('#notice').textContent.includes('not there to download')")
 
 
+def test_a_recipe_that_is_too_large_is_told(open_page):
+    page = open_page
+    page.evaluate("studio.player.play({ recipe: 'x'.repeat(70000) })")
+    page.wait_for_selector("#notice:not([hidden])")
+    assert "64 KiB" in page.inner_text("#notice")
+
+
 @pytest.mark.parametrize("width", [320, 390])
 def test_nothing_is_cut_off_on_a_phone(open_page, width):
     page = open_page
