@@ -8,7 +8,8 @@ Milliseconds, median (least) over `--frames` frames, all in one process; with on
 other programs disturb less than the clock's. copy: a plain copy of as many bytes as the
 weights that a frame reads, with the same threads; it cannot take less to read them. step: `MusicLM.step` of both
 branches. sublayers: the same sub-layers in a loop of their own, by kind. guide and sample: from logits to codes. frame:
-`generate_frames` as it runs, which has all of them. ONNX Runtime: the same frame from the graphs of an export.
+`generate_frames` as it runs, which has all of them, by one thread where it takes one. ONNX Runtime: the same frame from
+the graphs of an export.
 """
 
 import argparse

@@ -33,6 +33,7 @@ from ostinato.training.config import CodecRun, LMRun, load_run
 from ostinato.training.flops import step_flops
 from ostinato.training.gpus import GPUS, find_gpu
 from ostinato.training.lm_task import CodeDataset, make_batch
+from ostinato.utils.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MEASURED = ("prefix-simba", "prefix-simba-9", "prefix-simba-9-flatten", "lm-pocket", "codec-pocket")
@@ -85,7 +86,9 @@ def speed(loader: Any, batch: int, seconds: float) -> float:
     next(batches)
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
-        next(batches)
+        found = next(batches)
+        if isinstance(found, UserError):
+            raise found
         count += batch
     return count / spent
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 MODELS = {
     "one stage": make_model("cross-transformer", sampling=Sampling(2.5, 0.0)),
     "two stages": make_two_stages(
-        FineSampling("ddpm", 3, 2.0, 0.5, 0.1, snapped=False), denoiser="simba", prediction_type="codes"
+        FineSampling("ddpm", 3, 2.0, 0.5, 0.1, first=0.2, snapped=False), denoiser="simba", prediction_type="codes"
     ),
 }
 

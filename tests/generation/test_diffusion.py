@@ -1,6 +1,7 @@
 """Diffusion: samplers draw from the distribution whose denoiser they are given, and windows change nothing in reach."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -269,6 +270,8 @@ def test_growing_windows(T, overlap, more, first, before):
     rest = windows.finish()
     assert sum(given_out) + (0 if rest is None else rest.shape[-1]) == T
     assert len([n for n in given_out if n]) == len(sizes) - (rest is not None)
+    full = sizes[: len(sizes) - (rest is not None)]
+    assert all(later > one or later == window for one, later in pairwise(full))
     if first + before < window and first <= T:
         assert next(n for n in given_out if n) >= 0.75 * first
     assert all(size <= window for size in sizes)

@@ -52,8 +52,8 @@ def work(root):
     torch.distributed.destroy_process_group = lambda group=None: None  # elsewhere a process trains once
     for run in (
         run_on(root, "copied", 2),
-        run_on(root, "sharded", 2, shard=True, steps=3),
-        run_on(root, "sharded", 2, shard=True),  # resumed
+        run_on(root, "sharded", 2, shard=True, checkpointing=True, steps=3),
+        run_on(root, "sharded", 2, shard=True, checkpointing=True),  # resumed
         run_on(root, "compiled", 2, shard=True, compile=True),
         *(
             fine_on(root, f"{kind}-{name}", kind, shard=sharded, checkpointing=sharded, compile=True)

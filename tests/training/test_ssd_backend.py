@@ -72,10 +72,10 @@ def test_kernels_in_the_interpreter():
     sizes = [{"width": 64, "state": 64, "head_width": 64, "chunk": 64}, {"width": 24, "state": 12, "head_width": 8}]
     script = Path(__file__).with_name("interpreted.py")
     command, env = [sys.executable, script, json.dumps(sizes)], os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     for off in json.loads(done.stdout):
-        assert len(off) == 8 and max(off.values()) < 1e-5, off
+        assert len(off) == 8 and all(error < 1e-5 for error in off.values()), off
 
 
 @pytest.mark.cuda

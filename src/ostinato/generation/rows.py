@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ostinato.generation.sampling import Generation, choose
+from ostinato.generation.sampling import Generation, choose, few_threads
 from ostinato.models.lm import LMState, MusicLM
 
 BLOCK = 5  # frames between two looks at who has come and who has gone
@@ -34,9 +34,11 @@ def step_together(lm: MusicLM, generations: list[Generation], count: int, least:
     sizes = [len(state.position) for state in states]
     state, shape = joined(states), (lm.config.num_codebooks, lm.special)
     frames: list[list[Tensor]] = [[] for _ in generations]
+    threads = few_threads(lm, sum(sizes))
     for _ in range(count):
         steps = [g.recent[:, :, -1].repeat(g.branches, 1) for g in generations]
-        logits = lm.step(torch.cat(steps * copies), state).split(sizes)
+        with threads():
+            logits = lm.step(torch.cat(steps * copies), state).split(sizes)
         for g, own, found in zip(generations, logits, frames, strict=False):
             frame = g.put(choose(own, g.settings, g.next_noise(shape)), lm)
             if frame is not None:

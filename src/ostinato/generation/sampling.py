@@ -1,8 +1,8 @@
 """Sampling: guidance, temperature, top-k and top-p, and the loop that generates frame after frame."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from ostinato.utils.errors import UserError
 from ostinato.utils.files import write_atomic
 from ostinato.utils.threads import one_thread
 
-# Weights up to which a step on a CPU is one thread's: a thousand small operators lose more by waiting for a second one
-# than it saves (LOG.md). A step of more weights is bound by memory, which more cores read faster.
-ONE_THREAD = 50_000_000
+# Products (weights times rows) up to which a step on a CPU is one thread's: a thousand small operators lose more by
+# waiting for a second one than it saves (LOG.md, two cores). More work than that is better shared.
+ONE_THREAD = 200_000_000
 BLOCK = {"cuda": 32}  # steps whose noise is drawn at once: there each row of each draw is a kernel to start
 
 
@@ -198,6 +198,12 @@ def begin(
     return generation
 
 
+def few_threads(lm: MusicLM, rows: int) -> Callable[[], AbstractContextManager]:
+    """What a step of `rows` rows is to be computed within: `one_thread`, if that is fastest for it."""
+    alone = lm.device.type == "cpu" and rows * sum(p.numel() for p in lm.parameters()) <= ONE_THREAD
+    return one_thread if alone else nullcontext
+
+
 @torch.inference_mode()
 def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     """Generate without end: yields the codes [b, K] of each new frame once all its codebooks are there.
@@ -211,8 +217,7 @@ def generate_frames(lm: MusicLM, generation: Generation) -> Iterator[Tensor]:
     def next_codes(codes: Tensor, noise: Tensor) -> Tensor:
         return choose(lm.step(codes.repeat(g.branches, 1), g.state), g.settings, noise)
 
-    alone = lm.device.type == "cpu" and sum(p.numel() for p in lm.parameters()) <= ONE_THREAD
-    threads = one_thread if alone else nullcontext
+    threads = few_threads(lm, len(g.state.position))
     step: Step | None = None
     while True:
         last, noise = g.recent[:, :, -1], g.next_noise((lm.config.num_codebooks, lm.special))

@@ -36,7 +36,7 @@ class FineSampling:
     """How the fine stage samples. The paper's: ddpm, 100 steps, guidance 3 (section IV-A); guidance 1: none.
 
     Clips are sampled in windows of `window` seconds, which overlap by `overlap` seconds on either side: a window's own
-    sound depends on that much before it and that much after it (while windows grow, on a quarter of one at most).
+    sound depends on that much before it and that much after it (while windows grow, on less after it: see `ahead`).
 
     Codes are always the latents quantized to the codebooks. The codec decodes these codes, or, unless `snapped`, the
     latents as they were sampled, which after few steps are the mean of what may be.
@@ -68,7 +68,8 @@ class FineSampling:
 
 def longer(first: int) -> int:
     """Frames that each window has more than the one before, after a first one of `first`: a third of it. More at once
-    would take longer to make than what is there takes to play (benchmarks/studio.py)."""
+    would take longer to make than what is there takes to play (benchmarks/studio.py); of one alone, all could be kept
+    back (`ahead`)."""
     return max(2, -(-first // 3))
 
 

@@ -15,8 +15,9 @@ class Windows:
     """The window under way: all that the next fine frame depends on.
 
     A window is denoised whole, and all but its last `overlap` frames are given out (while windows grow: see `ahead`);
-    the next one begins with the last `overlap` of these, which pass once more through what they passed through. So
-    whatever reaches no further than these is as if there were no windows. Raises ValueError unless window > 2 overlap.
+    the next one begins with the last `overlap` of those given out, which pass once more through what they passed
+    through. So whatever reaches no further than what is kept is as if there were no windows. Raises ValueError unless
+    window > 2 overlap.
     """
 
     velocity_of: Callable[[Tensor], Velocity]  # coarse [b, C, n] -> the denoiser beside it, see `diffusion.guided`

@@ -19,14 +19,14 @@ from ostinato.models.norm import RMSNorm
 from ostinato.models.patterns import make_pattern
 from ostinato.utils.errors import UserError, nearest
 
+IGNORED = -100  # cross_entropy's mark of a target that does not count
+
 
 class Variant(NamedTuple):
     sublayers: tuple[str, ...]  # of one block, in order
     text: str  # "prefix": the text stands before the frames; "cross": it is read by cross-attention
     positions: str  # "none": the recurrence itself keeps time; "sinusoidal"
 
-
-IGNORED = -100  # cross_entropy's mark of a target that does not count
 
 VARIANTS = {  # Figure 1 of the paper, (a) to (d)
     "prefix-mamba": Variant(("mamba", "mamba"), "prefix", "none"),
@@ -219,7 +219,7 @@ class MusicLM(nn.Module):
         label_smoothing: float = 0.0,
     ) -> Tensor:
         """steps [b, K, S], text [b, s, text_width], text_mask [b, s] (True at tokens) -> logits [b, K, S, V]; with
-        targets [b, K, S] the `losses` [K] in their place, without all logits in memory."""
+        targets [b, K, S] the `losses` [K] in their place."""
         frames, states = self.embed(steps), self.text_states(text, text_mask)
         if self.variant.text == "cross":
             x = self.backbone(self.place(frames, None), states, None)

@@ -229,7 +229,7 @@ def efforts(run: LMRun | FineRun, work: Workload, device: Device, mfu: float | N
     tokens = "tokens" if isinstance(run, LMRun) else "frames"
     captions = distinct_captions(work, clips)
     reading = captions * encoder_cost(run.text, work.text)[1]
-    again = sum(parts.values()) // 3 if run.train.checkpointing else 0  # the forward pass of every sub-layer
+    again = sum(parts.values()) // 3 if run.train.checkpointing else 0  # the forward pass of every sub-layer and head
     return [
         ("FLOPs, as 6 N D", f"{paper:.4g}", f"6 x parameters x {tokens}, as the paper counts"),
         ("FLOPs, counted", f"{total:.4g}", f"{total / paper:.2f} x 6 N D"),

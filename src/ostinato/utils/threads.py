@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What is computed within is computed by one thread, so in the same order everywhere. What else this process
-    computes has its threads back afterwards."""
+    """What is computed within is computed by one thread, so in the same order everywhere; afterwards there are as many
+    as before. Of other threads of this process only one that first uses PyTorch meanwhile is affected: it stays at one.
+    """
     import torch
 
     before = torch.get_num_threads()
