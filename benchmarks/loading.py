@@ -123,6 +123,9 @@ def main() -> None:
     gpu = find_gpu(args.gpu)
     if gpu is None:
         parser.error(f"no GPU {args.gpu!r}; there are: {', '.join(GPUS)}")
+    unknown = [name for name in args.configs.split(",") if not (CONFIGS / f"{name}.yaml").is_file()]
+    if unknown:
+        parser.error(f"no config {unknown[0]!r} in {CONFIGS}; take {', '.join(MEASURED)}")
     here, rows = machine(), []
     print(f"{here}\n\n| config | workers | clips/s | {gpu} takes | x |\n| --- | --- | --- | --- | --- |", flush=True)
     for name in args.configs.split(","):
