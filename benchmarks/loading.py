@@ -33,12 +33,13 @@ from ostinato.training.config import CodecRun, LMRun, load_run
 from ostinato.training.flops import step_flops
 from ostinato.training.gpus import GPUS, find_gpu
 from ostinato.training.lm_task import CodeDataset, make_batch
+from ostinato.training.plan import RATES, TEXT
 from ostinato.utils.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MEASURED = ("prefix-simba", "prefix-simba-9", "prefix-simba-9-flatten", "lm-pocket", "codec-pocket")
-STORED = {"dac": (44100 / 512, 9), "pocket": (50.0, 8)}  # frames a second, codebooks of the store
-CAPTION, TEXT, SHARD = "A calm solo piano piece with a slow, sad melody and a soft string pad", 64, 100
+CODEBOOKS = {"dac": 9, "pocket": 8}  # of the store
+CAPTION, SHARD = "A calm solo piano piece with a slow, sad melody and a soft string pad", 100
 
 
 def make_store(folder: Path, kind: str, shape: tuple[int, ...], top: int, clips: int, info: dict[str, Any]) -> None:
@@ -61,7 +62,8 @@ def make_store(folder: Path, kind: str, shape: tuple[int, ...], top: int, clips:
 
 def store_sizes(run: LMRun) -> tuple[float, int]:
     """Frames a second and codebooks of the store that a language model's config names."""
-    return STORED["dac" if "dac" in run.data else "pocket"]
+    codec = "dac" if "dac" in run.data else "pocket"
+    return RATES[codec], CODEBOOKS[codec]
 
 
 def dataset_of(run: LMRun | CodecRun, folder: Path, clips: int) -> tuple[Any, Any]:
@@ -93,14 +95,20 @@ def speed(loader: Any, batch: int, seconds: float) -> float:
     return count / spent
 
 
-def measure(name: str, args: argparse.Namespace, peak: float) -> Iterator[dict[str, Any]]:
+def load(name: str) -> LMRun | CodecRun:
+    """A config by its name. Raises UserError for one that is not there, or of a fine stage."""
+    run = load_run(CONFIGS / f"{name}.yaml", [])
+    if not isinstance(run, LMRun | CodecRun):
+        raise UserError(f"{name} is a run of task {run.task}: take a language model's config or a codec's")
+    return run
+
+
+def measure(name: str, run: LMRun | CodecRun, args: argparse.Namespace, peak: float) -> Iterator[dict[str, Any]]:
     """A config's rows, one for each number of workers."""
-    run, takes = load_run(CONFIGS / f"{name}.yaml", []), None
+    takes = None
     if isinstance(run, LMRun):
         frames = round(run.clip_seconds * store_sizes(run)[0])
         takes = peak * args.mfu / step_flops(run.model, 1, frames, TEXT)
-    elif not isinstance(run, CodecRun):
-        raise SystemExit(f"{name} is a run of task {run.task}: take a language model's config or a codec's")
     with tempfile.TemporaryDirectory() as folder:
         data, collate = dataset_of(run, Path(folder), args.clips)
         for workers in map(int, args.workers.split(",")):
@@ -123,13 +131,14 @@ def main() -> None:
     gpu = find_gpu(args.gpu)
     if gpu is None:
         parser.error(f"no GPU {args.gpu!r}; there are: {', '.join(GPUS)}")
-    unknown = [name for name in args.configs.split(",") if not (CONFIGS / f"{name}.yaml").is_file()]
-    if unknown:
-        parser.error(f"no config {unknown[0]!r} in {CONFIGS}; take {', '.join(MEASURED)}")
+    try:
+        runs = {name: load(name) for name in args.configs.split(",")}
+    except UserError as error:
+        parser.error(str(error))
     here, rows = machine(), []
     print(f"{here}\n\n| config | workers | clips/s | {gpu} takes | x |\n| --- | --- | --- | --- | --- |", flush=True)
-    for name in args.configs.split(","):
-        for row in measure(name, args, GPUS[gpu].tflops * 1e12):
+    for name, run in runs.items():
+        for row in measure(name, run, args, GPUS[gpu].tflops * 1e12):
             rows.append(row)
             told = (f"{row['takes']:.0f}", f"{row['x']:.1f}") if row["takes"] else ("-", "-")
             print(f"| {name} | {row['workers']} | {row['clips/s']:.0f} | {' | '.join(told)} |", flush=True)

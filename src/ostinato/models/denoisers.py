@@ -13,10 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ostinato.models.attention import CrossAttention
-from ostinato.models.lm import FeedForward, sinusoids
+from ostinato.models.lm import FeedForward, recomputed, sinusoids
 from ostinato.models.mamba import Mamba2
 from ostinato.utils.errors import UserError, nearest
 
@@ -205,22 +204,15 @@ class UNet(nn.Module):
         for i, blocks in enumerate(self.down):
             x = self.shrink[i - 1](x * masks[i - 1]) if i else x
             for block in blocks:  # type: ignore[attr-defined]
-                x = self.run(block, x, *about, masks[i])
+                x = recomputed(self, block, x, *about, masks[i])
                 kept.append(x)
         for block in self.middle:
-            x = self.run(block, x, *about, masks[-1])
+            x = recomputed(self, block, x, *about, masks[-1])
         for i in reversed(range(len(self.up))):
             for block in self.up[i]:  # type: ignore[attr-defined]
-                x = self.run(block, torch.cat([x, kept.pop()], 1), *about, masks[i])
+                x = recomputed(self, block, torch.cat([x, kept.pop()], 1), *about, masks[i])
             x = self.stretch[i - 1](x.repeat_interleave(2, 2) * masks[i - 1]) if i else x
         return self.out(F.silu(self.norm(x)) * masks[0])[..., :T]
-
-    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
-        return recomputed(block, *inputs) if self.checkpointing and self.training else block(*inputs)
-
-
-def recomputed(block: nn.Module, *inputs: Any) -> Any:
-    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 class SimbaBlock(nn.Module):
@@ -280,6 +272,5 @@ class BidirectionalSimba(nn.Module):
         x = self.into(torch.cat([coarse, noisy], 1).mT)
         how = self.modulate(F.silu(self.time(time))).unflatten(-1, (3, 3, -1))
         for block in self.layers:
-            inputs = x, how, text, text_mask, mask
-            x = recomputed(block, *inputs) if self.checkpointing and self.training else block(*inputs)
+            x = recomputed(self, block, x, how, text, text_mask, mask)
         return self.out(self.norm(x)).mT

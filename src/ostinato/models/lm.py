@@ -5,8 +5,9 @@ Read this file first, then `mamba.py` and `ssd.py`; `generation/sampling.py` gen
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -290,10 +291,7 @@ class MusicLM(nn.Module):
 
     def backbone(self, x: Tensor, states: list[State], mask: Tensor | None) -> Tensor:
         for layer, state in zip(self.layers, states, strict=True):
-            if self.checkpointing and self.training:
-                x = checkpoint(layer, x, state, mask, use_reentrant=False)
-            else:
-                x = layer(x, state, mask)
+            x = recomputed(self, layer, x, state, mask)
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -309,11 +307,17 @@ class MusicLM(nn.Module):
         """
         x, out = self.norm(x), []
         for k, head in enumerate(self.lm_head):
-            places = slice(self.pattern.offset * k, None, self.pattern.stride)
-            inputs = head, x[:, places], targets[:, k, places], label_smoothing
-            again = self.checkpointing and self.training
-            out.append(checkpoint(head_loss, *inputs, use_reentrant=False) if again else head_loss(*inputs))
+            places = self.pattern.places(k)
+            out.append(recomputed(self, head_loss, head, x[:, places], targets[:, k, places], label_smoothing))
         return torch.stack(out)
+
+
+def recomputed(model: nn.Module, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`part` of its inputs; in training with `model.checkpointing` it keeps only these, and is computed again for the
+    backward pass."""
+    if model.checkpointing and model.training:
+        return checkpoint(part, *inputs, use_reentrant=False)
+    return part(*inputs)
 
 
 def head_loss(head: nn.Module, x: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:

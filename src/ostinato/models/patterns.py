@@ -26,21 +26,22 @@ class Pattern:
         t, rest = divmod(step - self.offset * k, self.stride)
         return t if rest == 0 and t >= 0 else None
 
+    def places(self, k: int) -> slice:
+        """The steps at which codebook k can stand: one a frame, and any that are over at the end."""
+        return slice(self.offset * k, None, self.stride)
+
     def encode(self, codes: Tensor, special: int) -> Tensor:
         """codes [b, K, T] -> steps [b, K, S], `special` wherever no code stands."""
         b, K, T = codes.shape
         steps = codes.new_full((b, K, self.length(T)), special)
         for k in range(K):
-            start = self.offset * k
-            steps[:, k, start : start + self.stride * (T - 1) + 1 : self.stride] = codes[:, k]
+            steps[:, k, self.places(k)][:, :T] = codes[:, k]
         return steps
 
     def decode(self, steps: Tensor) -> Tensor:
         """steps [b, K, S] -> codes [b, K, T] of all frames that are whole."""
         T = max(0, (steps.shape[2] - 1 - self.offset * (self.K - 1)) // self.stride + 1)
-        starts = [self.offset * k for k in range(self.K)]
-        rows = [steps[:, k, s : s + self.stride * (T - 1) + 1 : self.stride] for k, s in enumerate(starts)]
-        return torch.stack(rows, 1) if T else steps[:, :, :0]
+        return torch.stack([steps[:, k, self.places(k)][:, :T] for k in range(self.K)], 1)
 
 
 def make_pattern(name: str, K: int) -> Pattern:

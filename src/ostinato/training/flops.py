@@ -58,7 +58,7 @@ def of_lm(c: LMConfig, frames: int, text: int) -> Counter[str]:
         for name, count in forward[kind].items():
             parts[name] += 3 * c.blocks * count
     parts["projection of the text"] = 2 * 2 * text * c.text_width * d
-    places = sum(len(range(pattern.offset * k, S, pattern.stride)) for k in range(pattern.K))  # see `MusicLM.losses`
+    places = sum(len(range(S)[pattern.places(k)]) for k in range(pattern.K))  # see `MusicLM.losses`
     parts["heads"] = 3 * 2 * places * d * (c.codebook_size + 1)
     return parts
 
