@@ -8,7 +8,7 @@ from ostinato.models.lm import LMConfig, MusicLM
 
 TEXT = 12  # width of the made-up text embeddings
 PATTERNS = [(1, "single"), (3, "delay"), (3, "flatten")]
-POCKET = PocketConfig(8000, 160, 640, 32, 1, 3, 32, 4)  # 50 frames a second
+POCKET = PocketConfig(8000, 160, 640, 32, 1, 3, 32, 4, lookahead=1)  # 50 frames a second
 
 
 def make_lm(variant="prefix-simba", K=1, pattern="single", seed=0, dtype=torch.float64, **changes):

@@ -48,8 +48,10 @@ TRIALS = {
     "no rounding": Trial(rounded=False),
     "12 codebooks": Trial(("model.num_codebooks=12",)),
     "16 codebooks": Trial(("model.num_codebooks=16",)),
-    "waveform loss x 3": Trial(("waveform_weight=15",)),
-    "rate x 2": Trial(("train.learning_rate=8e-4", "train.final_learning_rate=4e-5")),
+    "12 codebooks, waveform loss x 3": Trial(("model.num_codebooks=12", "waveform_weight=15")),
+    "12 codebooks, rate x 2": Trial(
+        ("model.num_codebooks=12", "train.learning_rate=8e-4", "train.final_learning_rate=4e-5")
+    ),
     "muon": Trial(("train.optimizer=muon", "train.betas=[0.95,0.99]")),
     "50 Hz, from nothing": Trial(scratch=True),
     "25 Hz, 16 codebooks, from nothing": Trial(

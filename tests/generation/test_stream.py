@@ -11,9 +11,9 @@ from ostinato.generation.streaming import decode_frames
 from ostinato.utils.errors import UserError
 
 
-def pocket():
+def pocket(lookahead=3):
     torch.manual_seed(0)
-    config = PocketConfig(8000, 160, 640, 16, 2, 2, 16, 4)
+    config = PocketConfig(8000, 160, 640, 16, 2, 2, 16, 4, lookahead)
     return PocketCodec(config).eval()
 
 
@@ -32,7 +32,7 @@ def dac():
     return DAC(config)
 
 
-CODECS = {"pocket": pocket(), "dac": dac()}
+CODECS = {"pocket": pocket(), "pocket that looks less ahead": pocket(1), "dac": dac()}
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -47,13 +47,14 @@ def test_pieces_are_the_whole(name, T, piece, b):
 
 @pytest.mark.parametrize("name", CODECS)
 def test_context_is_no_larger_than_it_must_be(name):
-    """One frame is heard as far as `context` says, and not much less: a stream waits no longer than it must."""
+    """One frame is heard as far as `context` and `lookahead` say, and not much less: a stream waits no longer than it
+    must."""
     codec, T = CODECS[name], 101
     codes = torch.randint(16, (1, 2, T), generator=torch.Generator().manual_seed(0))
     other = codes.clone()
     other[..., 50] = (other[..., 50] + 3) % 16
     heard = (codec.decode(codes) - codec.decode(other)).abs().view(T, codec.hop).amax(1).nonzero()[:, 0]
-    assert 50 - codec.context <= int(heard.min()) <= 50 - codec.context + 2
+    assert 50 - codec.lookahead <= int(heard.min()) <= 50 - codec.lookahead + 2
     assert 50 + codec.context - 2 <= int(heard.max()) <= 50 + codec.context
 
 

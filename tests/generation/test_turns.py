@@ -119,7 +119,7 @@ def test_steering_changes_what_comes_and_nothing_before():
         next(plain), next(steered)
     turn = steered.steer("zzz", at=steered.position + 10 * HOP)
     a, b = take(plain, 100 * HOP), take(steered, 100 * HOP)
-    safe = (turn.frame - MODEL.codec.context) * HOP
+    safe = (turn.frame - MODEL.codec.lookahead) * HOP
     at = steered.position
     assert at and torch.equal(a[:, 5 * PIECE * HOP : safe], b[:, 5 * PIECE * HOP : safe])
     assert not torch.allclose(a[:, turn.frame * HOP :], b[:, turn.frame * HOP :], atol=1e-3)

@@ -115,7 +115,7 @@ def test_a_stream_is_the_clip_and_follows_within_a_window(folder, snapped):
         sound.append(piece)
     torch.testing.assert_close(torch.cat(sound, -1), clip.audio, atol=1e-4, rtol=0)
     window, _ = model.fine.frames(model.fine.sampling)
-    assert waited <= window + model.codec.context + 10  # a piece is 10 frames
+    assert waited <= window + model.codec.lookahead + 10  # a piece is 10 frames
     first = [codes for codes, _ in zip(model.stream("a tune", seed=1), range(7), strict=False)]
     assert torch.equal(torch.stack(first, 1)[:1], clip.codes[:1, :7])
 

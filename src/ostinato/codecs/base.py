@@ -25,7 +25,8 @@ class Codec(Protocol):
     num_codebooks: int  # K
     codebook_size: int  # entries of one codebook
     latent_width: int  # numbers in one entry
-    context: int | None  # frames before and after one that its sound depends on; None: all of the clip
+    context: int | None  # frames before one that its sound depends on; None: all of the clip
+    lookahead: int | None  # likewise after one, which a stream waits for
 
     def encode(self, audio: Tensor) -> Tensor:
         """audio [b, 1, samples] float32 -> codes [b, K, ceil(samples / hop)] int64; the last frame is filled up with

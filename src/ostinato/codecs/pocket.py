@@ -29,11 +29,15 @@ class PocketConfig:
     num_codebooks: int = 8
     codebook_size: int = 1024
     code_width: int = 8
+    lookahead: int = 3  # of the 7 frames that a block of the decoder sees, those after: a stream waits for them
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            if getattr(self, f.name) < 1:
-                raise ValueError(f"{f.name} must be at least 1, got {getattr(self, f.name)}")
+            least = 0 if f.name == "lookahead" else 1
+            if getattr(self, f.name) < least:
+                raise ValueError(f"{f.name} must be at least {least}, got {getattr(self, f.name)}")
+        if self.lookahead > 3:
+            raise ValueError(f"lookahead must be at most 3, got {self.lookahead}")
         if self.window % self.hop or self.window < 2 * self.hop:  # else a window's zero is covered by no other
             raise ValueError(f"window {self.window} must be a multiple of hop {self.hop}, at least {2 * self.hop}")
         if self.window > 1 << 16:  # the table of it is in no file, whose size would bound it
@@ -64,18 +68,20 @@ def overlap_add(frames: Tensor, hop: int) -> Tensor:
 
 
 class ConvNeXt(nn.Module):
-    """One ConvNeXt block over time (arXiv 2201.03545), `x` [b, T, d] -> [b, T, d]."""
+    """One ConvNeXt block over time (arXiv 2201.03545), `x` [b, T, d] -> [b, T, d]. Of its 7 frames `lookahead` come
+    after a frame."""
 
-    def __init__(self, width: int, depth: int):
+    def __init__(self, width: int, depth: int, lookahead: int = 3):
         super().__init__()
-        self.mix = nn.Conv1d(width, width, 7, padding=3, groups=width)
+        self.sides = (6 - lookahead, lookahead)
+        self.mix = nn.Conv1d(width, width, 7, groups=width)
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 3 * width)
         self.down = nn.Linear(3 * width, width)
         self.scale = nn.Parameter(torch.full((width,), 1 / depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mix(x.transpose(1, 2)).transpose(1, 2)
+        y = self.mix(F.pad(x.transpose(1, 2), self.sides)).transpose(1, 2)
         return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
 
 
@@ -156,13 +162,15 @@ class PocketCodec(nn.Module):
         self.frame_rate = config.sample_rate / config.hop
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
         self.latent_width = config.code_width
-        # ConvNeXt's kernels of 7, then the windows.
-        self.context: int | None = 3 * config.depth + config.window // config.hop // 2
+        windows = config.window // config.hop // 2  # frames, on either side
+        self.context: int | None = (6 - config.lookahead) * config.depth + windows
+        self.lookahead: int | None = config.lookahead * config.depth + windows
         bins, d = config.window // 2 + 1, config.width
         self.analyse = nn.Linear(3 * bins, d)
         self.encoder = nn.Sequential(*(ConvNeXt(d, config.depth) for _ in range(config.depth)), nn.LayerNorm(d))
         self.quantiser = ResidualVQ(config)
-        self.decoder = nn.Sequential(*(ConvNeXt(d, config.depth) for _ in range(config.depth)), nn.LayerNorm(d))
+        blocks = (ConvNeXt(d, config.depth, config.lookahead) for _ in range(config.depth))
+        self.decoder = nn.Sequential(*blocks, nn.LayerNorm(d))
         self.synthesise = nn.Linear(d, 2 * bins)
         self.register_buffer("window", torch.hann_window(config.window, device="cpu"), persistent=False)
 

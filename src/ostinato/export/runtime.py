@@ -49,7 +49,7 @@ def load_exported(folder: str | Path) -> "Exported":
     try:
         about = json.loads(path.read_text())
         sampling = build(Sampling, about["sampling"], f"{path}: sampling")
-        fine = about.get("fine")
+        fine, _ = about.get("fine"), about["codec"]["lookahead"]  # which older exports lack
         fine_sampling = None if fine is None else build(FineSampling, fine["sampling"], f"{path}: fine.sampling")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): export the model again") from error
@@ -94,6 +94,14 @@ class Exported:
     @property
     def frame_rate(self) -> float:
         return self.sample_rate / self.about["codec"]["hop"]
+
+    @property
+    def context(self) -> int | None:
+        return self.about["codec"]["context"]
+
+    @property
+    def lookahead(self) -> int:
+        return self.about["codec"]["lookahead"]
 
     def play(
         self,
@@ -233,23 +241,22 @@ class Exported:
         return np.stack([*path, x[0, :, :n]])
 
     def sound(self, parts: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `decode` takes, in stretches [1, ., n] -> samples and codes, as `play` gives them: with the frames on
-        either side that a frame's sound depends on."""
-        context, kept, sent = self.about["codec"]["context"], None, 0
+        """What `decode` takes, in stretches [1, ., n] -> samples and codes, as `play` gives them: with the frames
+        before and after it that a frame's sound depends on."""
+        kept, sent = None, 0
         for part in parts:
             kept = part if kept is None else tuple(np.concatenate(pair, -1) for pair in zip(kept, part, strict=True))
-            end = 0 if context is None else kept[0].shape[-1] - context
+            end = 0 if self.context is None else kept[0].shape[-1] - self.lookahead
             if end - sent >= PIECE:
                 yield self.decode(kept, sent, end)
-                spare = max(0, end - context)
+                spare = max(0, end - self.context)
                 kept, sent = tuple(x[..., spare:] for x in kept), end - spare
         if kept is not None:
             yield self.decode(kept, sent, kept[0].shape[-1])
 
     def decode(self, inputs: tuple[np.ndarray, ...], start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         hop, graph = self.about["codec"]["hop"], self.graphs["decode"]
-        context = self.about["codec"]["context"]
-        first, last = (0, end) if context is None else (max(0, start - context), end + context)
+        first, last = (0, end) if self.context is None else (max(0, start - self.context), end + self.lookahead)
         names = [i.name for i in graph.get_inputs()]
         found = self.run("decode", {name: x[..., first:last] for name, x in zip(names, inputs, strict=True)})
         codes = found.get("codes", inputs[0][..., first:last])

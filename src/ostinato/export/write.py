@@ -9,7 +9,8 @@ ostinato.json, by section:
     sampling, and fine.sampling   the settings that the model plays best with
     fine    width F; window, overlap and first in frames; own_text: it has a text encoder of its own, fine-text.onnx;
             steps: the sampler's, as numbers (`generation.schedule`)
-    codec   sample_rate, hop, codebooks; context: frames on either side that a frame's sound depends on, null for all
+    codec   sample_rate, hop, codebooks; context and lookahead: frames before and after one that its sound depends on,
+            null for all
 """
 
 import dataclasses
@@ -130,6 +131,7 @@ def describe(model: Ostinato) -> dict[str, Any]:
             "hop": codec.hop,
             "codebooks": model.num_codebooks,
             "context": codec.context,
+            "lookahead": codec.lookahead,
         },
     }
     if fine is not None:

@@ -33,11 +33,12 @@ REACH = 30.0  # s behind the newest sound at which a turn can still be
 
 def decode_frames(codec: Codec, inputs: Tensor, start: int, end: int) -> Tensor:
     """Frames `start` to `end` of inputs [b, K, T], codes, or [b, K * latent_width, T], latents -> audio [b, 1, (end -
-    start) * hop], equal to that part of the whole: decoded with the `codec.context` frames on either side that their
-    sound depends on, as many as there are. Raises UserError for a codec whose sound depends on the whole clip."""
+    start) * hop], equal to that part of the whole: decoded with the `codec.context` frames before them and the
+    `codec.lookahead` after them that their sound depends on, as many as there are. Raises UserError for a codec whose
+    sound depends on the whole clip."""
     check_context(codec)
     first = max(0, start - codec.context)  # type: ignore[operator]
-    audio = sound(codec, inputs[..., first : end + codec.context])  # type: ignore[operator]
+    audio = sound(codec, inputs[..., first : end + codec.lookahead])  # type: ignore[operator]
     return audio[..., (start - first) * codec.hop : (end - first) * codec.hop]
 
 
@@ -52,7 +53,7 @@ def early(model: Ostinato, settings: FineSampling | None = None) -> FineSampling
     if model.fine is None:
         return None
     settings = settings or model.fine.sampling
-    given = SOON + (model.codec.context or 0) / model.codec.frame_rate  # three quarters of the window, see `ahead`
+    given = SOON + (model.codec.lookahead or 0) / model.codec.frame_rate  # three quarters of the window, see `ahead`
     return replace(settings, first=min(settings.window, given + min(settings.overlap, given / 3)))
 
 
@@ -89,6 +90,7 @@ class Stream:
         check_context(model.codec)
         self.model, self.settings, self.fine, self.on_frame = model, settings, fine, on_frame
         self.context: int = model.codec.context  # type: ignore[assignment]
+        self.lookahead: int = model.codec.lookahead  # type: ignore[assignment]
         codes = model.prompt_codes(1, None) if prompt_codes is None else prompt_codes
         self.prompt_codes, self.begins = codes, codes.shape[-1]
         self.end = self.begins + count if count else 0  # frames in all, 0: without end
@@ -113,7 +115,7 @@ class Stream:
     def wait(self) -> float:
         """s of music that are made after a turn before any of it can sound."""
         fine = self.model.fine and (self.fine or self.model.fine.sampling)
-        return (fine.first or fine.window) if fine else (PIECE + self.context) / self.model.codec.frame_rate
+        return (fine.first or fine.window) if fine else (PIECE + self.lookahead) / self.model.codec.frame_rate
 
     @property
     def prompt(self) -> str:
@@ -126,7 +128,7 @@ class Stream:
     def __next__(self) -> Tensor:
         if self.over:
             raise StopIteration
-        wanted = self.sent + PIECE + self.context
+        wanted = self.sent + PIECE + self.lookahead
         while self.made < wanted and self.more():
             pass
         last = self.made < wanted
@@ -162,7 +164,7 @@ class Stream:
 
     def turn(self, turn: Turn) -> None:
         """Go on from `turn.frame` as it says; what was made after it is dropped. Sound that depends on it is made
-        anew: `position` may go back by as much as the codec's context."""
+        anew: `position` may go back by as much as the codec hears ahead."""
         codec = self.model.codec
         oldest = max(self.begins, self.first + self.context if self.first else 0)
         if not oldest <= turn.frame <= self.made:
@@ -185,7 +187,7 @@ class Stream:
                 [turn.prompt], turn.seed, self.settings, read, count, told, self.fine, memory=recent
             )
         if self.turns:  # not of the first: what one continues from is heard, too
-            self.sent = min(self.sent, max(0, turn.frame - self.context))
+            self.sent = min(self.sent, max(0, turn.frame - self.lookahead))
         self.over = False
         self.turns = [earlier for earlier in self.turns if earlier.frame < turn.frame] + [turn]
 

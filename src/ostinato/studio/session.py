@@ -142,7 +142,7 @@ class Session:
     async def change(self, asked: dict[str, Any], stream: Stream, take: Take, speed: float) -> None:
         """Where it begins: as soon as its sound can be there by the time it is to be heard, at this speed."""
         work = stream.wait / speed if speed else LONGEST_LEAD
-        lead = min(LONGEST_LEAD, stream.context / stream.model.codec.frame_rate + work + LEAD)
+        lead = min(LONGEST_LEAD, stream.lookahead / stream.model.codec.frame_rate + work + LEAD)
         at = min(self.heard + round(lead * take.rate), stream.made * stream.model.codec.hop)
         if asked["type"] == "steer":
             turn: Turn = await self.engine.run(stream.steer, asked["prompt"], at)

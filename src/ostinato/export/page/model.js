@@ -193,11 +193,11 @@ export class Model {
   async *play(prompt, { frames = 0, seed = 0, settings = this.about.sampling, noise = null, onFrame = async () => {} } = {}) {
     const lots = (stream) => noise ?? new Noise(seed, stream);
     const coarse = this.counted(this.frames(prompt, settings, lots(1)), frames, onFrame);
-    const { context } = this.about.codec;
+    const { context, lookahead } = this.about.codec;
     let kept = null, sent = 0;
     for await (const part of this.about.fine ? this.refine(coarse, prompt, lots(2)) : this.plain(coarse)) {
       kept = kept ? Object.fromEntries(Object.keys(part).map((name) => [name, kept[name].concat(part[name])])) : part;
-      const length = Object.values(kept)[0].length, end = context === null ? 0 : length - context;
+      const length = Object.values(kept)[0].length, end = context === null ? 0 : length - lookahead;
       if (end - sent >= PIECE) {
         yield this.decode(kept, sent, end);
         const spare = Math.max(0, end - context);
@@ -223,8 +223,8 @@ export class Model {
 
   // kept: columns by input of `decode`; frames from start to end of them -> samples and codes.
   async decode(kept, start, end) {
-    const { context, hop } = this.about.codec;
-    const [first, last] = context === null ? [0, end] : [Math.max(0, start - context), end + context];
+    const { context, lookahead, hop } = this.about.codec;
+    const [first, last] = context === null ? [0, end] : [Math.max(0, start - context), end + lookahead];
     const inputs = {};
     for (const [name, columns] of Object.entries(kept)) {
       const part = columns.slice(first, last), n = part.length, height = part[0].length;
