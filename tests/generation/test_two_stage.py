@@ -21,7 +21,8 @@ from ostinato.evaluation.reporting.report import report
 from ostinato.generation.info import describe
 from ostinato.generation.join import join
 from ostinato.generation.settings import Sampling
-from ostinato.training.config import load_run
+from ostinato.training.checkpoint import checkpoints
+from ostinato.training.config import load_run, load_runs
 from ostinato.training.trainer import train
 from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
@@ -309,3 +310,32 @@ def test_no_recordings_no_oracles(ask, stores, folder, tmp_path):
     for reference in (None, strangers):
         _, results = ask(f"simba={folder}", reference=reference)
         assert [row["name"] for row in results["rows"]] == ["simba"]
+
+
+def test_one_command_goes_on_with_both_stages(stores, folder, tmp_path):
+    """`ostinato train --init MODEL --data STORE`: a run for each stage, resumed likewise, and one model of both."""
+    out = tmp_path / "mine"
+
+    def command(steps, *more):
+        small = [f"train.steps={steps}", "train.batch=2", "clip_seconds=1", "sample_seconds=0.5", "sample_clips=1"]
+        small += ["train.checkpoint_every=1", "label_smoothing=0.1", "sampling.guidance=2.5"]
+        options = [word for setting in small for word in ("--set", setting)]
+        asked = ["train", "--init", str(folder), "--data", str(stores / "codes"), "--output", str(out)]
+        return CliRunner().invoke(app, [*asked, *options, *more], env={"COLUMNS": "300"})
+
+    planned = command(1, "--plan")
+    assert planned.exit_code == 0 and not out.exists()
+    assert "codebooks: 1, single" in planned.output and "codebooks: 2 to 3" in planned.output
+    done = command(1)
+    assert done.exit_code == 0 and done.stdout.splitlines()[-1] == str(out)
+    first = ostinato.load(out)
+    assert first.sampling.guidance == 2.5 and first.fine.sampling == ostinato.load(folder).fine.sampling
+    assert command(2).exit_code == 0
+    assert [checkpoints(out / stage)[-1].name for stage in ("lm", "fine")] == ["step-0000002"] * 2
+    second = ostinato.load(out)  # the newest of both
+    assert not torch.equal(first.lm.state_dict()["norm.weight"], second.lm.state_dict()["norm.weight"])
+    moved = join(shutil.move(out, tmp_path / "moved"), tmp_path / "moved", tmp_path / "alone")
+    codes = [ostinato.load(each).generate("a tune", 0.5, seed=1).codes for each in (tmp_path / "moved", moved)]
+    assert torch.equal(*codes) and codes[0].shape == (3, 25)
+    adapted = load_runs(None, ["task=lm"], {"init": str(folder), "data": "d"})
+    assert [run.output for run in adapted] == ["runs/d"] and adapted[0].task == "lm"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
-import torch
 from runs import lm_run, log_of
 from safetensors.torch import load_file
 from test_fine import fine_run
@@ -21,6 +20,7 @@ from ostinato.cli.train import train as train_command
 from ostinato.codecs.base import fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import prepare
+from ostinato.generation.join import join
 from ostinato.generation.pipeline import load
 from ostinato.training import compilation
 from ostinato.training.checkpoint import checkpoints
@@ -49,7 +49,6 @@ def work(root):
     """What each of two processes does: one run after another; in the last, one of them is asked to stop."""
     root, rank = Path(root), int(os.environ["RANK"])
     compilation.compile_parts = partial(compile_parts, backend="eager")  # captured by Dynamo, and no compiler needed
-    torch.distributed.destroy_process_group = lambda group=None: None  # elsewhere a process trains once
     for run in (
         run_on(root, "copied", 2),
         run_on(root, "sharded", 2, shard=True, checkpointing=True, steps=3),
@@ -62,7 +61,7 @@ def work(root):
         ),
     ):
         train(run)
-    train_command(root / "cross.json")
+    train(run_on(root, "cross", 2, shard=True, steps=2, variant="cross-simba"))
     original, calls = LMTask.backward, []
 
     def asked(task, *arguments):
@@ -76,6 +75,9 @@ def work(root):
         train(run_on(root, "stopped", 2))
     except KeyboardInterrupt:
         (root / f"stopped-{rank}").write_text("")
+    LMTask.backward = original
+    small = ["train.steps=2", "train.batch=1", "clip_seconds=0.5", "sample_seconds=0.5", "sample_clips=1"]
+    train_command(None, str(root / "joint"), str(root / "uneven"), str(root / "both"), setting=small)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +97,8 @@ def trained(stores, tmp_path_factory):
         f"import sys; sys.path[:0] = {[p for p in sys.path if p.startswith(str(Path(__file__).parents[1]))]!r}\n"
         f"import test_processes; test_processes.work({str(root)!r})\n"
     )
-    cross = run_on(root, "cross", 2, shard=True, steps=2, variant="cross-simba")
-    (root / "cross.json").write_text(json.dumps(dataclasses.asdict(cross)))
+    first = lm_run(stores, root / "first", {"num_codebooks": 1, "pattern": "single"}, {"steps": 1})
+    join(train(first), train(fine_run(stores, root / "second", "simba", {"steps": 1})), root / "joint")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -104,9 +106,10 @@ def trained(stores, tmp_path_factory):
     return root
 
 
-def test_the_command_prints_its_last_checkpoint_once(trained):
-    last = str(trained / "cross" / "step-0000002")
-    assert (trained / "stdout").read_text().splitlines().count(last) == 1
+def test_the_command_trains_both_stages_and_prints_their_model_once(trained):
+    assert (trained / "stdout").read_text().splitlines().count(str(trained / "both")) == 1
+    assert [checkpoints(trained / "both" / stage)[-1].name for stage in ("lm", "fine")] == ["step-0000002"] * 2
+    assert load(trained / "both").generate("a tune", 0.2).codes.shape == (3, 10)
 
 
 @pytest.mark.parametrize("name", ["copied", "sharded", "compiled"])

@@ -120,26 +120,33 @@ def train(
         float | None, typer.Option(help="With --plan: the share of the peak to assume; default: measured here.")
     ] = None,
 ) -> None:
-    """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint."""
+    """Train a language model, a fine stage or the pocket codec; without a config, both stages of the model to begin
+    with. The same command goes on from the newest checkpoint."""
     for option, value in {"--gpu": gpu, "--mfu": mfu}.items():
         if value is not None and not plan:
             raise UserError(f"{option} {value} only says what --plan should assume: add --plan, or leave it out")
     options = {"init": init, "data": data, "output": output, "lora": lora}
     given = {key: value for key, value in options.items() if value is not None}
     check_run(read_values(config, setting or [], given), plan)
-    from ostinato.training.config import load_run
+    from ostinato.training.config import load_runs
 
-    run = load_run(config, setting or [], given)
+    runs = load_runs(config, setting or [], given)
     if plan:
         from ostinato.training.plan import plan as plan_run
 
-        return Console().print(plan_run(run, gpu, mfu))
-    from ostinato.training.distributed import is_first
+        for run in runs:
+            Console().print(plan_run(run, gpu, mfu))
+        return
+    from ostinato.generation.folders import name_stages
+    from ostinato.training.distributed import is_first, leave
     from ostinato.training.trainer import train as run_training
 
-    last = run_training(run, fresh)
+    try:
+        last = [run_training(run, fresh) for run in runs][-1]
+    finally:
+        leave()
     if is_first():
-        print(last)
+        print(name_stages(last.parents[1]) if len(runs) > 1 else last)
 
 
 def check_run(values: dict[str, Any], plan: bool) -> None:

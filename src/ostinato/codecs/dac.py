@@ -25,7 +25,7 @@ class DAC(Frozen):
         self.num_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         self.latent_width = config.codebook_dim
         self.context: int | None = dac_context(config)
-        self.lookahead = self.context
+        self.lookahead: int | None = self.context
         self.freeze()
 
     @classmethod

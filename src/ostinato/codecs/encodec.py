@@ -45,7 +45,7 @@ class EnCodec(Frozen):
         self.num_codebooks, self.codebook_size = K, config.codebook_size
         self.latent_width = config.codebook_dim
         self.context: int | None = None  # an LSTM depends on everything before
-        self.lookahead = self.context
+        self.lookahead: int | None = self.context
         self.freeze()
 
     @classmethod

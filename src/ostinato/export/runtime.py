@@ -243,20 +243,19 @@ class Exported:
     def sound(self, parts: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """What `decode` takes, in stretches [1, ., n] -> samples and codes, as `play` gives them: with the frames
         before and after it that a frame's sound depends on."""
-        kept, sent = None, 0
+        context, kept, sent = self.context, None, 0
         for part in parts:
             kept = part if kept is None else tuple(np.concatenate(pair, -1) for pair in zip(kept, part, strict=True))
-            end = 0 if self.context is None else kept[0].shape[-1] - self.lookahead
-            if end - sent >= PIECE:
+            if context is not None and (end := kept[0].shape[-1] - self.lookahead) - sent >= PIECE:
                 yield self.decode(kept, sent, end)
-                spare = max(0, end - self.context)
+                spare = max(0, end - context)
                 kept, sent = tuple(x[..., spare:] for x in kept), end - spare
         if kept is not None:
             yield self.decode(kept, sent, kept[0].shape[-1])
 
     def decode(self, inputs: tuple[np.ndarray, ...], start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        hop, graph = self.about["codec"]["hop"], self.graphs["decode"]
-        first, last = (0, end) if self.context is None else (max(0, start - self.context), end + self.lookahead)
+        hop, graph, context = self.about["codec"]["hop"], self.graphs["decode"], self.context
+        first, last = (0, end) if context is None else (max(0, start - context), end + self.lookahead)
         names = [i.name for i in graph.get_inputs()]
         found = self.run("decode", {name: x[..., first:last] for name, x in zip(names, inputs, strict=True)})
         codes = found.get("codes", inputs[0][..., first:last])

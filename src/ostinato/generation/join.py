@@ -12,6 +12,7 @@ from ostinato.generation.fine_stage import fine_folder
 from ostinato.generation.folders import (
     TWO_STAGE,
     check_fit,
+    codec_of,
     copy_codec,
     lm_config,
     stage_folder,
@@ -40,12 +41,11 @@ def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
             raise UserError(f"{folder} holds more than a joint model ({others[0]}): name another folder")
         if folder in (*first.resolve().parents, *second.resolve().parents):
             raise UserError(f"{folder} holds one of the stages itself: name another folder")
-    inside = first / config["codec"]
     temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("tmp", "old"))
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
         temporary.mkdir(parents=True)
-        codec = copy_codec(str(inside) if inside.is_dir() else config["codec"], temporary)
+        codec = copy_codec(codec_of(first), temporary)
         for name, source, about in (("lm", first, config), ("fine", second, fine_config)):
             trained = {key: value for key, value in training_state(source).items() if key in ("step", "seed")}
             about = {key: value for key, value in about.items() if key != "weights"} | {"training": trained}

@@ -1,6 +1,7 @@
 """Configs: what `settings` reads becomes a dataclass for each task; a wrong key or type is refused, with the nearest
 right one named."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from ostinato.codecs.losses import DISCRIMINATOR_WINDOWS, MEL_BINS
 from ostinato.codecs.pocket import PocketConfig
+from ostinato.generation.folders import has_two_stages
 from ostinato.generation.sampling import Sampling
 from ostinato.generation.settings import FineSampling, check_temperature
 from ostinato.models.denoisers import FineConfig
@@ -84,7 +86,30 @@ RUNS: dict[str, type] = {"lm": LMRun, "fine": FineRun, "codec": CodecRun}
 
 def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None) -> Run:
     """What `read_values` gives -> a checked run. Raises UserError naming the key and the nearest right one."""
+    return make_run(read_values(path, settings, given))
+
+
+def load_runs(
+    path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None
+) -> tuple[Run, ...]:
+    """`load_run`, alone; but without a config, to begin with a model of two stages: a run for each, in lm/ and fine/ of
+    the output. Keys that only one of them has are for that one, and `sampling` is for the first. With `lora`, or a task
+    that is named, one stage is all that is trained."""
     values = read_values(path, settings, given)
+    named = any(setting.startswith("task=") for setting in settings)
+    if path or named or values.get("lora") or not has_two_stages(values["init"]):
+        return (make_run(values),)
+    output = values["output"]
+    has = {task: {f.name for f in dataclasses.fields(RUNS[task])} for task in ("lm", "fine")}
+    foreign = {"lm": has["fine"] - has["lm"], "fine": has["lm"] - has["fine"] | {"sampling"}}
+    return tuple(
+        make_run({k: v for k, v in values.items() if k not in others} | {"task": task, "output": f"{output}/{task}"})
+        for task, others in foreign.items()
+    )
+
+
+def make_run(values: dict[str, Any]) -> Run:
+    """Nested values as a checked run."""
     task = values["task"]
     if values.get("init"):
         from ostinato.training.init_from import like_model  # models are made of what is here

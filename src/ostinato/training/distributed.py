@@ -31,6 +31,12 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def leave() -> None:
+    """End what this process has with the others: after its last run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def make_accelerator(hyper: Optimisation, output: Path) -> Accelerator:
     """An Accelerator for the processes launched. On CPUs they speak gloo, which accelerate has to be told.
     Raises UserError as `tracker` does."""

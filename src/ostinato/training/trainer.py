@@ -197,7 +197,8 @@ class Loop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             with suppress(OSError):  # a tracker's last lines, on a full disk
-                accelerator.end_training()
+                for tracker in accelerator.trackers:
+                    tracker.finish()
         if self.step < hyper.steps:
             if checkpoints(self.output)[-1:] != [self.folder()]:  # the signal came after the last look
                 self.checkpoint()
