@@ -40,7 +40,7 @@ RUNS = {
     ),
     "frame": Run("frame.py", "--frames 100", ("model",), {"frame": ("ms", 1), "step": ("ms", 1), "ratio": ("x", 1)}),
     "music": Run(
-        "pocket.py", "--rounds 1 --seconds 5 --rows pocket;pocket-delay", ("model",),
+        "pocket.py", "--rounds 1 --seconds 5 --rows pocket", ("model",),
         {"rtf": ("s a second", 1), "first": ("s", 1), "peak": ("MB", 1e6)},
     ),
     "variants": Run(

@@ -1,7 +1,7 @@
 """A frame of the language model, by part, beside the time that copying its weights alone takes.
 
-    python benchmarks/frame.py                        # the pack that ships, with guidance
-    python benchmarks/frame.py --model pocket-delay --threads 1 --frames 500
+    python benchmarks/frame.py                        # the model that ships, with guidance
+    python benchmarks/frame.py --model runs/mine --threads 1 --frames 500
     python benchmarks/frame.py --graphs GRAPHS        # and as `ostinato export pocket GRAPHS` wrote it
 
 Milliseconds, median (least) over `--frames` frames, all in one process; with one thread of its processor time, which

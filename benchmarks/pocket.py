@@ -1,6 +1,6 @@
-"""How fast a sentence becomes sound on this CPU: the shipped packs beside MusicGen-small of transformers.
+"""How fast a sentence becomes sound on this CPU: the shipped model beside MusicGen-small of transformers.
 
-    python benchmarks/pocket.py                       # packs as they ship, in other forms, and MusicGen-small
+    python benchmarks/pocket.py                       # as it ships, in other forms, and MusicGen-small
     python benchmarks/pocket.py --seconds 10 --rounds 3 --rows "pocket; musicgen-small"
 
 Each row runs in a process of its own, `--rounds` times, the rows in turn; offline. Everything after loading counts:
@@ -31,7 +31,7 @@ import torch
 from machine import machine
 
 PROMPT = "A slow Bach chorale played on church organ"
-FORMS = ("pocket", "pocket, bfloat16", "pocket, int8", "pocket, compiled", "pocket-delay")
+FORMS = ("pocket", "pocket, bfloat16", "pocket, int8", "pocket, compiled")
 ROWS = (*FORMS, "musicgen-small")
 
 

@@ -1,7 +1,7 @@
 """From the shell to music: `ostinato generate` in fresh processes, beside what cannot be less.
 
-    python benchmarks/startup.py                      # the pack that ships, 10 s of music
-    python benchmarks/startup.py --model pocket-delay --rounds 5
+    python benchmarks/startup.py                      # the model that ships, 10 s of music
+    python benchmarks/startup.py --model runs/mine --rounds 5
 
 Everything is in processes of its own, `--rounds` times, in turn; offline. end: until `ostinato generate -o FILE` has
 exited. first sound: until `ostinato generate -o -` has written a sample. torch: `python -c "import torch"`.

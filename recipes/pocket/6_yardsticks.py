@@ -1,9 +1,10 @@
-"""What the pack is measured against: python recipes/pocket/6_yardsticks.py CORPUS STORE OUT [--count N] [--model MODEL]
+"""What the pack is measured against: python recipes/pocket/6_yardsticks.py CORPUS STORE OUT --model MODEL [--count N]
 
 CORPUS is what 1_corpus.py wrote, STORE the codes the model was trained on. Written to OUT, all clips 10 s:
 - `test/` and `train/`: real music of the two splits, of all pieces alike, and `prompts.csv`, the captions of `test/`;
 - `unigram/`: codes drawn one by one by how often each stands in the training set, through the codec;
-- `untrained/`: the model with fresh weights, a folder that `ostinato evaluate` generates from.
+- `untrained/`: MODEL, a language model of all codebooks (`configs/lm-pocket.yaml`), with fresh weights, a folder that
+  `ostinato evaluate` generates from.
 
     ostinato evaluate pocket OUT/unigram OUT/untrained OUT/train --prompts OUT/prompts.csv --reference OUT/test \\
         --codec pocket --codebooks 1,2,3,4,5,6,7,8 --listener efficientat:mn04_as_mAP_432.pt \\
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--model", default="pocket-delay", help="a language model of all codebooks")
+    parser.add_argument("--model", required=True, help="a language model of all codebooks")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = load(args.model)

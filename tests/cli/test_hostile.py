@@ -30,7 +30,7 @@ from tiny import make_codec, make_lm, melody
 from ostinato.data.prepare import prepare
 from ostinato.generation.pipeline import Clip, Ostinato
 from ostinato.models.text_encoder import load_text_encoder
-from ostinato.packs import PACKS
+from ostinato.packs import POCKET
 from ostinato.training import checkpoint
 from ostinato.training.lm_task import LMTask
 from ostinato.utils import audio, bars, files
@@ -109,7 +109,7 @@ def test_weights_that_are_not_numbers(folder):
 
 def test_overwritten_weights_are_found_out(folder, tmp_path):
     """5: in saved folders, and in the one that ships."""
-    shutil.copytree(PACKS["pocket"] / "codec", tmp_path / "shipped")
+    shutil.copytree(POCKET / "codec", tmp_path / "shipped")
     for place in (folder, tmp_path / "shipped"):
         files.read_weights(place / "model.safetensors")
         with open(place / "model.safetensors", "r+b") as file:

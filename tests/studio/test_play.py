@@ -4,9 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import ostinato
 from ostinato import cli
+from ostinato.generation.streaming import early
 
 DEVICE = """
 import numpy as np
@@ -49,7 +51,7 @@ def device(tmp_path, monkeypatch):
 
 
 def play(monkeypatch, *arguments, code=0):
-    monkeypatch.setattr(sys, "argv", ["ostinato", "play", "slow organ", "--model", "pocket-delay", *arguments])
+    monkeypatch.setattr(sys, "argv", ["ostinato", "play", "slow organ", *arguments])
     with pytest.raises(SystemExit) as exit:
         cli.main()
         raise SystemExit(0)
@@ -57,12 +59,13 @@ def play(monkeypatch, *arguments, code=0):
 
 
 @pytest.mark.slow
-def test_what_is_heard_is_what_generate_makes(device, monkeypatch, capfd):
+def test_what_is_heard_is_the_stream(device, monkeypatch, capfd):
     play(monkeypatch, "--seconds", "0.8", "--seed", "3")
-    clip = ostinato.load("pocket-delay").generate("slow organ", 0.8, seed=3)
+    model = ostinato.load()
+    stream = model.play("slow organ", 3, seconds=0.8, fine=early(model))
     heard = np.concatenate(device.heard)[:, 0]
-    np.testing.assert_allclose(heard, clip.audio[0].numpy(), atol=2e-5)
-    assert device.rates == [(clip.sample_rate, 1, "float32")] and capfd.readouterr() == ("", "")
+    np.testing.assert_allclose(heard, torch.cat([*stream], -1)[0].numpy(), atol=2e-5)
+    assert device.rates == [(model.codec.sample_rate, 1, "float32")] and capfd.readouterr() == ("", "")
     device.broken.append("slow")
     play(monkeypatch, "--seconds", "0.8")
     assert "pauses: this machine makes music more slowly" in capfd.readouterr().err

@@ -258,7 +258,7 @@ def test_a_recipe_that_is_too_large_is_told(open_page):
 def test_nothing_is_cut_off_on_a_phone(open_page, width):
     page = open_page
     page.set_viewport_size({"width": width, "height": 844})
-    page.evaluate("document.querySelector('#model').append(new Option('pocket-delay', 'x', true, true))")
+    page.evaluate("document.querySelector('#model').append(new Option('a-long-name-of-a-model', 'x', true, true))")
     page.click("summary")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     cut = """all => all.filter((select) => {

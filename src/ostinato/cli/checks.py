@@ -4,7 +4,6 @@ import math
 import re
 from pathlib import Path
 
-from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError
 
 CODECS = ("dac", "encodec", "pocket", "none")
@@ -37,7 +36,7 @@ def check_seed(seed: int) -> None:
 
 def check_model(name: str | None) -> None:
     """A name that is neither here nor could be a hub id."""
-    if name is None or name in PACKS:
+    if name in (None, "pocket"):
         return
     try:
         there, file = Path(name).exists(), Path(name).is_file()
@@ -50,7 +49,7 @@ def check_model(name: str | None) -> None:
     if there and not Path(name).is_dir():
         raise UserError(f"{name} is neither a folder nor a file: give a model folder")
     if not there and (name.count("/") != 1 or name.startswith((".", "/"))):
-        raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
+        raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or pocket")
 
 
 def check_dtype(name: str) -> None:

@@ -50,7 +50,7 @@ def studio(
 
         torch.set_num_threads(threads)
         chosen = pick_device(device)
-        models = {each: load(each, chosen) for each in model or ["pocket", "pocket-delay"]}
+        models = {each: load(each, chosen) for each in model or ["pocket"]}
         engine = Engine(models, replace(Limits(), places=places))
     web.serve(make_studio(engine, name or ()), host, port, "Ostinato's studio")
 

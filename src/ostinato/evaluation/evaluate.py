@@ -31,7 +31,6 @@ from ostinato.evaluation.prompts import Prompt, PromptSet
 from ostinato.evaluation.registry import METRICS, Ground, Session, scores
 from ostinato.evaluation.train_overlap import TrainingStore, nearest_embeddings
 from ostinato.generation.fine_stage import identity
-from ostinato.packs import PACKS
 from ostinato.utils.errors import UserError, nearest
 
 FORMAT = 1
@@ -111,7 +110,8 @@ def evaluate(
         raise UserError(f"two rows have one name ({', '.join(n for n, _ in named)}): name them, as in mine=FOLDER")
     for _, target in named:
         if prompts is None and is_model(target):
-            what = "a model" if target in PACKS or Path(target).is_dir() else "not a folder here (a model of the hub?)"
+            here = target == "pocket" or Path(target).is_dir()
+            what = "a model" if here else "not a folder here (a model of the hub?)"
             raise UserError(f"{target} is {what}: name a folder of clips, or give --prompts for a model to play")
     real = find_clips(reference, "reference") if reference else None
     # Whatever can fail is tried before hours of generation: weights that cannot be had, a store that does not fit.

@@ -16,7 +16,7 @@ from torch import Tensor
 from ostinato.codecs.load import SHORT_NAMES
 from ostinato.models.layout import outputs_last
 from ostinato.models.lm import LMConfig, MusicLM
-from ostinato.packs import PACKS
+from ostinato.packs import POCKET
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import load_module, read_config, weights_file, write_config, write_model_folder
 from ostinato.utils.schema import build
@@ -61,22 +61,21 @@ def load_lm(folder: str | Path) -> tuple[MusicLM, dict]:
 
 
 def resolve(name: str | Path | None) -> Path:
-    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded), or one of `PACKS`; None: "pocket".
+    """A model folder, a run's folder (its newest checkpoint), a hub id (downloaded), or "pocket"; None: "pocket".
 
     Raises UserError when there is no such thing or the hub cannot be reached.
     """
-    if name is None or (str(name) in PACKS and not Path(name).is_dir()):
-        folder = PACKS[str(name or "pocket")]
-        if not (folder / "config.json").is_file():
+    if name is None or (str(name) == "pocket" and not Path(name).is_dir()):
+        if not (POCKET / "config.json").is_file():
             raise UserError("this installation has no pocket pack; name a model folder or a hub id with --model")
-        return folder
+        return POCKET
     folder = Path(name)
     if folder.is_dir():
         return newest(folder)
     if folder.is_file():
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or {', '.join(PACKS)}")
+        raise UserError(f"there is no model folder {name}; give a folder, a hub id as user/name, or pocket")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

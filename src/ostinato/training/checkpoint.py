@@ -41,11 +41,14 @@ def checkpoints(output: Path) -> list[Path]:
     return [p for p in folders(output) if (p / "training.json").is_file()]
 
 
-def delete(output: Path) -> None:
-    """Delete all checkpoints of a run, damaged and diverged ones with them."""
+def delete_run(output: Path) -> None:
+    """Delete all checkpoints of a run, damaged and diverged ones with them, its samples and its curves."""
     for folder in output.iterdir():
         if NAME.fullmatch(re.sub("^(damaged-step|diverged)", "step", folder.name)):
             shutil.rmtree(folder, ignore_errors=True)
+    for name in ("samples", "tensorboard"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    (output / "log.jsonl").unlink(missing_ok=True)
 
 
 def write_checkpoint(folder: Path, training: dict, write: Callable[[Path], object]) -> None:

@@ -60,7 +60,8 @@ def train(run: Run, fresh: bool = False) -> Path:
         tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
-    if fresh and run.init and Path(run.init).resolve().is_relative_to(output.resolve()):
+    begun, ours = Path(run.init).resolve(), output.resolve()
+    if fresh and run.init and (begun.is_relative_to(ours) or ours.is_relative_to(begun)):  # a stage of it, or it
         raise UserError(f"--fresh would delete {run.init}, which the run is to begin with: give another output folder")
     with only_writer(output) if is_first() else nullcontext():
         accelerator = make_accelerator(run.train, output)
@@ -75,10 +76,7 @@ def train(run: Run, fresh: bool = False) -> Path:
 def begin(run: Run, task: Any, accelerator: Accelerator, output: Path, fresh: bool) -> Path:
     """What `train` does once it holds the folder."""
     if fresh and accelerator.is_main_process:
-        checkpoint.delete(output)
-        for name in ("samples", "tensorboard"):
-            shutil.rmtree(output / name, ignore_errors=True)
-        (output / "log.jsonl").unlink(missing_ok=True)
+        checkpoint.delete_run(output)
     accelerator.wait_for_everyone()
     return Loop(run, task, accelerator, output).run()
 
