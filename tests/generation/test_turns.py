@@ -100,9 +100,9 @@ def test_another_sentence_hears_only_the_last_moments(monkeypatch):
     """More of the music outweighs the sentence; the same sentence with another seed hears all that a turn reads."""
     begin, read = type(MODEL).begin, []
 
-    def spy(self, prompts, seed=0, settings=None, continue_from=None):
+    def spy(self, prompts, seed=0, settings=None, continue_from=None, texts=None):
         read.append(continue_from.shape[-1])
-        return begin(self, prompts, seed, settings, continue_from)
+        return begin(self, prompts, seed, settings, continue_from, texts)
 
     monkeypatch.setattr(type(MODEL), "begin", spy)
     stream = MODEL.play("a tune", 0)

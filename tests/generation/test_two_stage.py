@@ -79,7 +79,7 @@ def test_guidance_leads_away_from_the_negative_text(folder, tmp_path):
     model.text = lambda texts: read.append(texts) or text(["" if t == "loud drums" else t for t in texts])
     model.fine.text = None
     assert torch.equal(model.generate("a tune", 0.6, seed=1, settings=away).codes, clips[1].codes)
-    assert read.count(["loud drums"]) == 2 and not torch.equal(clips[0].codes, clips[1].codes)
+    assert read.count(["loud drums"]) == 1 and not torch.equal(clips[0].codes, clips[1].codes)
     with pytest.raises(UserError, match="negative"):
         Sampling(guidance=1.0, negative="loud drums")
 

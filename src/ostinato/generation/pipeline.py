@@ -30,6 +30,7 @@ from ostinato.utils.schema import build
 LONGEST = 3600.0  # s of one clip, which is held in memory as a whole; a stream has no end
 HEARD = 60.0  # s of a file to continue from: twice the longest clip that the papers' models were trained on
 SHOWN = 600.0  # s of the longest clip that a notebook plays: its page holds all of it
+Texts = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # embeddings and mask: of the prompts, of the empty text
 
 
 @dataclass(repr=False)
@@ -127,14 +128,20 @@ class Ostinato:
         seed: int | list[int] = 0,
         settings: Sampling | None = None,
         continue_from: str | Path | Tensor | None = None,
+        texts: Texts | None = None,
     ) -> Generation:
-        """The state before the first new frame, for `generate_frames`. Raises UserError as `generate` does."""
+        """The state before the first new frame, for `generate_frames`. texts: what `read` gives, if it was asked
+        before. Raises UserError as `generate` does."""
+        settings = settings or self.sampling
+        text, empty = texts or self.read(prompts, settings)
+        before = self.prompt_codes(len(prompts), continue_from)[:, : self.lm.config.num_codebooks]
+        return begin(self.lm, text, empty, settings, self.seeds(prompts, seed), before)
+
+    def read(self, prompts: list[str], settings: Sampling) -> Texts:
+        """The prompts, and the text that guidance leads away from. Raises UserError where there is no prompt."""
         if not prompts:
             raise UserError("no prompt given; write a sentence that says what to play")
-        before = self.prompt_codes(len(prompts), continue_from)[:, : self.lm.config.num_codebooks]
-        settings = settings or self.sampling
-        text, empty = self.text(prompts), self.text([settings.negative])
-        return begin(self.lm, text, empty, settings, self.seeds(prompts, seed), before)
+        return self.text(prompts), self.text([settings.negative])
 
     def prompt_codes(self, rows: int, continue_from: str | Path | Tensor | None) -> Tensor:
         """Codes [rows, K, T0] to continue from, T0 = 0 for none. Raises UserError as `generate` does."""
@@ -170,8 +177,11 @@ class Ostinato:
         codec decodes of them (see `decoder_inputs`). Of one stage n is 1; a fine stage gives a window at a time.
         memory: how many frames of `prompt_codes`, the last, the language model reads; 0: all."""
 
+        settings = settings or self.sampling
+        texts = self.read(prompts, settings)
+
         def start() -> Generation:
-            return self.begin(prompts, seed, settings, prompt_codes[..., -memory:])
+            return self.begin(prompts, seed, settings, prompt_codes[..., -memory:], texts)
 
         if state is None:
             frames = self.lm_frames(start(), count, on_frame)
@@ -180,9 +190,9 @@ class Ostinato:
             frames = kept_frames(Path(state), self.lm, start, about, count, on_frame)
         if self.fine is None:
             return ((codes.unsqueeze(-1), codes.unsqueeze(-1)) for codes in frames)
-        encode = self.fine.text or self.text
-        text, empty = encode(prompts), encode([(settings or self.sampling).negative])
-        return self.fine.refine(frames, text, empty, self.seeds(prompts, seed), fine, prompt_codes)
+        if own := self.fine.text:
+            texts = own(prompts), own([settings.negative])
+        return self.fine.refine(frames, *texts, self.seeds(prompts, seed), fine, prompt_codes)
 
     def lm_frames(
         self, generation: Generation, count: int, on_frame: Callable[[int, int], None] | None
