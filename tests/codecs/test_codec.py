@@ -1,5 +1,6 @@
 """Codecs: lengths, latents, first codebooks alone, files, names. Random small networks of the real classes."""
 
+import importlib
 import json
 import logging
 import math
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from ostinato.codecs.dac import DAC
 from ostinato.codecs.encodec import EnCodec
 from ostinato.codecs.load import load_codec
 from ostinato.codecs.pocket import PocketCodec, PocketConfig
+from ostinato.training.config import load_run
 from ostinato.utils.errors import UserError
 
 
@@ -424,3 +427,30 @@ def test_latents_of_codes_decode_as_the_codes_do(codec, n):
     torch.testing.assert_close(found, codec.decode(codes), atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match="latents of shape"):
         codec.decode_latents(torch.zeros(1, codec.latent_width + 1, 4))
+
+
+@torch.no_grad()
+def test_a_grown_codec_sounds_as_before_and_looks_less_ahead(tmp_path):
+    """`recipes/pocket/2_grow_codec.py`: new codebooks are silent; kernels keep the taps that they still reach."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "pocket"))
+    grow = importlib.import_module("2_grow_codec").grow
+    torch.manual_seed(0)
+    codec = PocketCodec(PocketConfig(8000, 160, 640, 16, 2, 2, 16, 4)).eval()
+    audio = torch.randn(1, 1, 8000)
+    codes, grown = codec.encode(audio), grow(codec, 4)
+    assert torch.equal(grown.encode(audio)[:, :2], codes)
+    torch.testing.assert_close(grown.decode(grown.encode(audio)), codec.decode(codes))
+    near = grow(codec, 2, lookahead=1)
+    assert (near.context, near.lookahead, codec.lookahead) == (12, 4, 8)
+    for block in codec.decoder[:-1]:
+        block.mix.weight[..., 5:] = 0  # the taps for two and three frames ahead
+    torch.testing.assert_close(near.decode(codes), codec.decode(codes))
+    codec.save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    del about["codec"]["lookahead"]  # as codecs had it that did not know of it
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="lookahead is 1, there 3"):
+        load_run(Path(__file__).parents[2] / "configs" / "codec-pocket.yaml", ["model.lookahead=1"], {"init": tmp_path})
+    for count, lookahead in ((1, 3), (2, 4), (2, -1)):
+        with pytest.raises(UserError, match="ask for"):
+            grow(codec, count, lookahead)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 import ostinato
 from ostinato.cli import app
+from ostinato.cli.train import train as train_command
 from ostinato.evaluation.evaluate import evaluate
 from ostinato.evaluation.prompts import load_prompts
 from ostinato.evaluation.reporting.report import report
@@ -22,7 +25,8 @@ from ostinato.generation.info import describe
 from ostinato.generation.join import join
 from ostinato.generation.settings import Sampling
 from ostinato.training.checkpoint import checkpoints
-from ostinato.training.config import load_run, load_runs
+from ostinato.training.config import load_run
+from ostinato.training.lm_task import LMTask
 from ostinato.training.trainer import train
 from ostinato.utils.audio import read_audio, write_audio
 from ostinato.utils.errors import UserError
@@ -317,25 +321,42 @@ def test_one_command_goes_on_with_both_stages(stores, folder, tmp_path):
     out = tmp_path / "mine"
 
     def command(steps, *more):
-        small = [f"train.steps={steps}", "train.batch=2", "clip_seconds=1", "sample_seconds=0.5", "sample_clips=1"]
-        small += ["train.checkpoint_every=1", "label_smoothing=0.1", "sampling.guidance=2.5"]
+        small = [f"train.steps={steps}", "train.batch=2", "train.checkpoint_every=1", "sample_seconds=0.5"]
+        small += ["sample_clips=1", "label_smoothing=0.1", "sampling.guidance=2.5"]
         options = [word for setting in small for word in ("--set", setting)]
         asked = ["train", "--init", str(folder), "--data", str(stores / "codes"), "--output", str(out)]
         return CliRunner().invoke(app, [*asked, *options, *more], env={"COLUMNS": "300"})
 
     planned = command(1, "--plan")
-    assert planned.exit_code == 0 and not out.exists()
+    assert planned.exit_code == 0 and not list(tmp_path.iterdir())
     assert "codebooks: 1, single" in planned.output and "codebooks: 2 to 3" in planned.output
     done = command(1)
     assert done.exit_code == 0 and done.stdout.splitlines()[-1] == str(out)
     first = ostinato.load(out)
     assert first.sampling.guidance == 2.5 and first.fine.sampling == ostinato.load(folder).fine.sampling
+    told = [
+        json.loads((tmp_path / f"mine-{stage}" / "step-0000001" / "training.json").read_text())["run"]
+        for stage in STAGES
+    ]
+    assert [(run["task"], run["clip_seconds"]) for run in told] == [("lm", 10.0), ("fine", 6.0)]
     assert command(2).exit_code == 0
-    assert [checkpoints(out / stage)[-1].name for stage in ("lm", "fine")] == ["step-0000002"] * 2
-    second = ostinato.load(out)  # the newest of both
+    second = ostinato.load(out)  # of the newest of both
     assert not torch.equal(first.lm.state_dict()["norm.weight"], second.lm.state_dict()["norm.weight"])
-    moved = join(shutil.move(out, tmp_path / "moved"), tmp_path / "moved", tmp_path / "alone")
-    codes = [ostinato.load(each).generate("a tune", 0.5, seed=1).codes for each in (tmp_path / "moved", moved)]
-    assert torch.equal(*codes) and codes[0].shape == (3, 25)
-    adapted = load_runs(None, ["task=lm"], {"init": str(folder), "data": "d"})
-    assert [run.output for run in adapted] == ["runs/d"] and adapted[0].task == "lm"
+    with pytest.MonkeyPatch.context() as patch:  # stopped in the first stage: the second one's old run is gone, too
+        patch.setattr(LMTask, "backward", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert command(2, "--fresh").exit_code
+    assert not checkpoints(tmp_path / "mine-fine") and torch.equal(
+        *(generated(m) for m in (second, ostinato.load(out)))
+    )
+    given = {"init": str(folder), "data": str(stores / "codes"), "output": str(out)}
+    with pytest.raises(UserError, match="holds a model"):  # one stage, where the joint model is
+        train(load_run(None, ["task=fine"], given))
+    with pytest.raises(UserError, match="is not empty"):  # and both, where a run is
+        train_command(None, *(given | {"output": str(tmp_path / "mine-lm")}).values())
+
+
+STAGES = ("lm", "fine")
+
+
+def generated(model):
+    return model.generate("a tune", 0.5, seed=1).codes

@@ -108,7 +108,7 @@ def trained(stores, tmp_path_factory):
 
 def test_the_command_trains_both_stages_and_prints_their_model_once(trained):
     assert (trained / "stdout").read_text().splitlines().count(str(trained / "both")) == 1
-    assert [checkpoints(trained / "both" / stage)[-1].name for stage in ("lm", "fine")] == ["step-0000002"] * 2
+    assert [checkpoints(trained / f"both-{stage}")[-1].name for stage in ("lm", "fine")] == ["step-0000002"] * 2
     assert load(trained / "both").generate("a tune", 0.2).codes.shape == (3, 10)
 
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 console = Console(stderr=True, soft_wrap=True)
 USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError: of click, or of the copy of it that newer typer has
-MODELS = "A model folder, a run's folder, a hub id; pocket, the default, which ships."
+MODELS = "A model folder, a run's folder, a hub id, or pocket, which ships and is the default."
 Model = Annotated[str | None, typer.Option(help=MODELS)]
 Dtype = Annotated[
     str,

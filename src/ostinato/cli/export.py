@@ -81,7 +81,7 @@ def generate_exported(
 
 def stream(exported: "Exported", pieces: Iterator[tuple[np.ndarray, np.ndarray]], out: BinaryIO) -> None:
     """A WAV as it is made. Raises UserError for a codec that cannot decode in pieces."""
-    if exported.about["codec"]["context"] is None:
+    if exported.context is None:
         raise UserError("this model's codec decodes whole clips only; write to a file in place of a stream")
     out.write(wav_header(exported.sample_rate))
     for samples, _ in pieces:

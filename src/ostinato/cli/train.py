@@ -120,33 +120,43 @@ def train(
         float | None, typer.Option(help="With --plan: the share of the peak to assume; default: measured here.")
     ] = None,
 ) -> None:
-    """Train a language model, a fine stage or the pocket codec; without a config, both stages of the model to begin
-    with. The same command goes on from the newest checkpoint."""
+    """Train a language model, a fine stage or the pocket codec. The same command goes on from the newest checkpoint.
+    Without a config, it trains what --init names; of a model of two stages both, one after the other."""
     for option, value in {"--gpu": gpu, "--mfu": mfu}.items():
         if value is not None and not plan:
             raise UserError(f"{option} {value} only says what --plan should assume: add --plan, or leave it out")
     options = {"init": init, "data": data, "output": output, "lora": lora}
     given = {key: value for key, value in options.items() if value is not None}
-    check_run(read_values(config, setting or [], given), plan)
-    from ostinato.training.config import load_runs
+    settings = setting or []
+    values = read_values(config, settings, given)
+    check_run(values, plan)
+    from ostinato.generation.folders import has_two_stages
+    from ostinato.training.config import Run, load_run, stage_runs
 
-    runs = load_runs(config, setting or [], given)
+    one = config or lora or any(each.startswith(("task=", "lora=")) for each in settings)
+    both = not one and has_two_stages(values["init"])
+    runs: tuple[Run, ...] = stage_runs(settings, given) if both else (load_run(config, settings, given),)
     if plan:
         from ostinato.training.plan import plan as plan_run
 
         for run in runs:
             Console().print(plan_run(run, gpu, mfu))
         return
-    from ostinato.generation.folders import name_stages
+    from ostinato.generation.join import check_place, join
+    from ostinato.training.checkpoint import delete_run
     from ostinato.training.distributed import is_first, leave
     from ostinato.training.trainer import train as run_training
 
+    if both:
+        check_place(Path(values["output"]))
+        if fresh and is_first():  # of the second stage, too, should the first be interrupted
+            delete_run(Path(runs[1].output))
     try:
-        last = [run_training(run, fresh) for run in runs][-1]
+        last = [run_training(run, fresh) for run in runs]
     finally:
         leave()
     if is_first():
-        print(name_stages(last.parents[1]) if len(runs) > 1 else last)
+        print(join(last[0], last[1], values["output"]) if both else last[0])
 
 
 def check_run(values: dict[str, Any], plan: bool) -> None:

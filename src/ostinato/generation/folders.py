@@ -1,8 +1,7 @@
 """Model folders: how a name is resolved, and what a language model's and a two-stage model's folder hold.
 
 One stage: config.json (model_type "ostinato"), model.safetensors, and the codec in codec/ or by name. Two stages:
-config.json (model_type "ostinato-two-stage") that names lm/, fine/ and the codec, each a folder of its own, the stages
-also of a run.
+config.json (model_type "ostinato-two-stage") that names lm/, fine/ and the codec, each a folder of its own.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from ostinato.models.layout import outputs_last
 from ostinato.models.lm import LMConfig, MusicLM
 from ostinato.packs import POCKET
 from ostinato.utils.errors import UserError
-from ostinato.utils.files import load_module, read_config, weights_file, write_config, write_model_folder
+from ostinato.utils.files import load_module, read_config, weights_file, write_model_folder
 from ostinato.utils.schema import build
 
 TWO_STAGE = "ostinato-two-stage"  # model_type of a folder with a language model and a fine stage
@@ -71,7 +70,8 @@ def resolve(name: str | Path | None) -> Path:
         return POCKET
     folder = Path(name)
     if folder.is_dir():
-        return newest(folder)
+        steps = sorted(p for p in folder.glob("step-*") if (p / "config.json").is_file())
+        return folder if (folder / "config.json").is_file() or not steps else steps[-1]
     if folder.is_file():
         raise UserError(f"{name} is a file, not a model folder; for an authors' .ckpt run ostinato import-official")
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
@@ -84,12 +84,6 @@ def resolve(name: str | Path | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name} is not a folder here and could not be fetched from the hub: {reason}") from error
-
-
-def newest(folder: Path) -> Path:
-    """The newest checkpoint of a run's folder; another folder is what is asked for itself."""
-    steps = sorted(p for p in folder.glob("step-*") if (p / "config.json").is_file())
-    return folder if (folder / "config.json").is_file() or not steps else steps[-1]
 
 
 def training_state(folder: Path) -> dict:
@@ -135,26 +129,12 @@ def has_two_stages(name: str | Path) -> bool:
     return read_config(resolve(name)).get("model_type") == TWO_STAGE
 
 
-def name_stages(folder: Path) -> Path:
-    """Make a model of two stages of a folder that has their runs, lm/ and fine/."""
-    codec = copy_codec(codec_of(newest(folder / "lm")), folder)
-    write_config(folder, {"model_type": TWO_STAGE, "lm": "lm", "fine": "fine", "codec": codec})
-    return folder
-
-
-def codec_of(folder: Path) -> str:
-    """The codec of a stage: its folder, or where it has none, its short name or hub id."""
-    codec = read_config(folder)["codec"]
-    return str(folder / codec) if (folder / codec).is_dir() else codec
-
-
 def parts(folder: Path, config: dict) -> tuple[Path, Path]:
-    """The folders of both stages; of a stage's run, its newest checkpoint. Raises UserError where config.json does not
-    name them."""
+    """The folders of both stages. Raises UserError where config.json does not name them."""
     for key in ("lm", "fine", "codec"):
         if key not in config:
             raise UserError(f"{folder}/config.json lacks {key!r}; the folder may be damaged, copy it again")
-    return newest(folder / config["lm"]), newest(folder / config["fine"])
+    return folder / config["lm"], folder / config["fine"]
 
 
 def check_fit(sizes: LMConfig, config: dict, fine_config: dict) -> None:

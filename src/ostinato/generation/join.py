@@ -12,7 +12,6 @@ from ostinato.generation.fine_stage import fine_folder
 from ostinato.generation.folders import (
     TWO_STAGE,
     check_fit,
-    codec_of,
     copy_codec,
     lm_config,
     stage_folder,
@@ -34,18 +33,15 @@ def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
     sizes, config = lm_config(first)
     _, _, _, fine_config = fine_folder(second)
     check_fit(sizes, config, fine_config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / "config.json").is_file() or read_config(folder).get("model_type") != TWO_STAGE:
-            raise UserError(f"{folder} is not empty: name another folder")
-        if others := sorted({path.name for path in folder.iterdir()} - {"config.json", "lm", "fine", "codec"}):
-            raise UserError(f"{folder} holds more than a joint model ({others[0]}): name another folder")
-        if folder in (*first.resolve().parents, *second.resolve().parents):
-            raise UserError(f"{folder} holds one of the stages itself: name another folder")
+    check_place(folder)
+    if folder in (*first.resolve().parents, *second.resolve().parents):
+        raise UserError(f"{folder} holds one of the stages itself: name another folder")
+    inside = first / config["codec"]
     temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("tmp", "old"))
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
         temporary.mkdir(parents=True)
-        codec = copy_codec(codec_of(first), temporary)
+        codec = copy_codec(str(inside) if inside.is_dir() else config["codec"], temporary)
         for name, source, about in (("lm", first, config), ("fine", second, fine_config)):
             trained = {key: value for key, value in training_state(source).items() if key in ("step", "seed")}
             about = {key: value for key, value in about.items() if key != "weights"} | {"training": trained}
@@ -63,6 +59,15 @@ def join(lm: str | Path, fine: str | Path, out: str | Path) -> Path:
             os.replace(old, folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def check_place(folder: Path) -> None:
+    """Raise UserError where `folder` holds anything but an earlier joint model."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / "config.json").is_file() or read_config(folder).get("model_type") != TWO_STAGE:
+            raise UserError(f"{folder} is not empty: name another folder")
+        if others := sorted({path.name for path in folder.iterdir()} - {"config.json", "lm", "fine", "codec"}):
+            raise UserError(f"{folder} holds more than a joint model ({others[0]}): name another folder")
 
 
 def place(folder: Path, config: dict, weights: Path) -> None:

@@ -43,7 +43,7 @@ def checkpoints(output: Path) -> list[Path]:
 
 def delete_run(output: Path) -> None:
     """Delete all checkpoints of a run, damaged and diverged ones with them, its samples and its curves."""
-    for folder in output.iterdir():
+    for folder in output.iterdir() if output.is_dir() else ():
         if NAME.fullmatch(re.sub("^(damaged-step|diverged)", "step", folder.name)):
             shutil.rmtree(folder, ignore_errors=True)
     for name in ("samples", "tensorboard"):

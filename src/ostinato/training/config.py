@@ -10,7 +10,6 @@ from typing import Any
 
 from ostinato.codecs.losses import DISCRIMINATOR_WINDOWS, MEL_BINS
 from ostinato.codecs.pocket import PocketConfig
-from ostinato.generation.folders import has_two_stages
 from ostinato.generation.sampling import Sampling
 from ostinato.generation.settings import FineSampling, check_temperature
 from ostinato.models.denoisers import FineConfig
@@ -82,34 +81,13 @@ class CodecRun:
 
 Run = LMRun | FineRun | CodecRun
 RUNS: dict[str, type] = {"lm": LMRun, "fine": FineRun, "codec": CodecRun}
+KEYS = {task: {f.name for f in dataclasses.fields(kind)} for task, kind in RUNS.items()}
+ONLY = {"lm": KEYS["lm"] - KEYS["fine"] | {"sampling"}, "fine": KEYS["fine"] - KEYS["lm"]}  # see `stage_runs`
 
 
 def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None) -> Run:
     """What `read_values` gives -> a checked run. Raises UserError naming the key and the nearest right one."""
-    return make_run(read_values(path, settings, given))
-
-
-def load_runs(
-    path: str | Path | None, settings: Sequence[str] = (), given: dict[str, Any] | None = None
-) -> tuple[Run, ...]:
-    """`load_run`, alone; but without a config, to begin with a model of two stages: a run for each, in lm/ and fine/ of
-    the output. Keys that only one of them has are for that one, and `sampling` is for the first. With `lora`, or a task
-    that is named, one stage is all that is trained."""
     values = read_values(path, settings, given)
-    named = any(setting.startswith("task=") for setting in settings)
-    if path or named or values.get("lora") or not has_two_stages(values["init"]):
-        return (make_run(values),)
-    output = values["output"]
-    has = {task: {f.name for f in dataclasses.fields(RUNS[task])} for task in ("lm", "fine")}
-    foreign = {"lm": has["fine"] - has["lm"], "fine": has["lm"] - has["fine"] | {"sampling"}}
-    return tuple(
-        make_run({k: v for k, v in values.items() if k not in others} | {"task": task, "output": f"{output}/{task}"})
-        for task, others in foreign.items()
-    )
-
-
-def make_run(values: dict[str, Any]) -> Run:
-    """Nested values as a checked run."""
     task = values["task"]
     if values.get("init"):
         from ostinato.training.init_from import like_model  # models are made of what is here
@@ -134,6 +112,28 @@ def make_run(values: dict[str, Any]) -> Run:
         check_window("clip_seconds", run.clip_seconds, max(MEL_BINS), run.model.sample_rate)
         check_window("adversary_seconds", run.adversary_seconds, max(DISCRIMINATOR_WINDOWS), run.model.sample_rate)
     return run
+
+
+def stage_runs(settings: Sequence[str], given: dict[str, Any]) -> tuple[LMRun, FineRun]:
+    """`load_run` without a config, to begin with a model of two stages: a run for each, into folders beside the output,
+    OUTPUT-lm and OUTPUT-fine. Settings that only one of them has are for that one, and those of `sampling` are for the
+    language model. Raises UserError as `load_run`."""
+    output = read_values(None, settings, given)["output"]
+    lm, fine = (
+        load_run(
+            None,
+            [s for s in settings if top(s) not in {"output"} | ONLY[other]],
+            given | {"task": task, "output": f"{output}-{task}"},
+        )
+        for task, other in (("lm", "fine"), ("fine", "lm"))
+    )
+    assert isinstance(lm, LMRun) and isinstance(fine, FineRun)
+    return lm, fine
+
+
+def top(setting: str) -> str:
+    """The key, or the section, of `--set KEY=VALUE`."""
+    return setting.partition("=")[0].partition(".")[0]
 
 
 def check_window(key: str, seconds: float, window: int, sample_rate: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.codecs.load import SHORT_NAMES
+from ostinato.codecs.pocket import PocketConfig
 from ostinato.generation.fine_stage import fine_folder
 from ostinato.generation.folders import TWO_STAGE, lm_config, resolve, stage_folder
 from ostinato.packs import POCKET
@@ -45,7 +46,8 @@ def like_model(values: dict, task: str) -> dict:
     """
     folder = init_folder(str(values["init"]), task)
     if task == "codec":
-        return values | {"model": same(values, read_config(folder)["codec"], "model", folder)}
+        whole = dataclasses.asdict(PocketConfig(**read_config(folder)["codec"]))  # with what an older one did not know
+        return values | {"model": same(values, whole, "model", folder)}
     sizes, config = (fine_folder(folder)[0], read_config(folder)) if task == "fine" else lm_config(folder)
     inside = (folder / config["codec"]).resolve()
     codec = str(inside) if inside.is_dir() else config["codec"]

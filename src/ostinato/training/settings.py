@@ -52,20 +52,20 @@ class Optimisation:
 
 TASKS = ("lm", "fine", "codec")
 # `train --init MODEL --data STORE` without a config: gentle steps for a folder of songs, on a CPU in an afternoon.
+GENTLE: dict[str, Any] = {
+    "steps": 1000,
+    "batch": 8,
+    "accumulation": 1,
+    "learning_rate": 3e-4,
+    "final_learning_rate": 3e-5,
+    "betas": [0.9, 0.95],
+    "warmup": 50,
+    "validate_every": 100,
+    "checkpoint_every": 100,
+}
 CONTINUED: dict[str, Any] = {
-    "clip_seconds": 10.0,
-    "label_smoothing": 0.0,
-    "train": {
-        "steps": 1000,
-        "batch": 8,
-        "accumulation": 1,
-        "learning_rate": 3e-4,
-        "final_learning_rate": 3e-5,
-        "betas": [0.9, 0.95],
-        "warmup": 50,
-        "validate_every": 100,
-        "checkpoint_every": 100,
-    },
+    "lm": {"clip_seconds": 10.0, "label_smoothing": 0.0, "train": GENTLE},
+    "fine": {"clip_seconds": 6.0, "train": GENTLE},
 }
 COUNTS = (
     "steps",
@@ -126,17 +126,16 @@ def read_values(
 ) -> dict[str, Any]:
     """Config file + `given` keys + settings -> one nested dict, its `train` section checked; without a file, `given`
     must have `init` and `data`, and the rest is `CONTINUED`. Raises UserError."""
-    values = read_config(path) if path else copy.deepcopy(CONTINUED)
+    values = read_config(path) if path else {}
     values |= given or {}
     for setting in settings:
         set_key(values, setting)
     if not path:
         if not values.get("init") or not values.get("data"):
             raise UserError("give a config (the shipped ones are in configs/), or --init MODEL and --data STORE")
-        if values.get("task", "lm") != "lm":
-            raise UserError(
-                "a codec or a fine stage is trained by a config: ostinato train configs/codec-pocket.yaml --init pocket"
-            )
+        if values.get("task") == "codec":
+            raise UserError("a codec is trained by a config: ostinato train configs/codec-pocket.yaml --init pocket")
+        values = merge(copy.deepcopy(CONTINUED.get(str(values.get("task", "lm")), {})), values)
         values.setdefault("output", f"runs/{Path(str(values['data'])).resolve().name}")
     task = values.setdefault("task", "lm")
     if task not in list(TASKS):

@@ -60,8 +60,9 @@ def train(run: Run, fresh: bool = False) -> Path:
         tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
         raise UserError(f"output folder {output} cannot be written: {error.strerror}") from error
-    begun, ours = Path(run.init).resolve(), output.resolve()
-    if fresh and run.init and (begun.is_relative_to(ours) or ours.is_relative_to(begun)):  # a stage of it, or it
+    if (output / "config.json").is_file():
+        raise UserError(f"{output} holds a model, which would hide the run's checkpoints: give another output folder")
+    if fresh and run.init and Path(run.init).resolve().is_relative_to(output.resolve()):
         raise UserError(f"--fresh would delete {run.init}, which the run is to begin with: give another output folder")
     with only_writer(output) if is_first() else nullcontext():
         accelerator = make_accelerator(run.train, output)
@@ -205,7 +206,7 @@ class Loop:
         good = checkpoint.leaders(checkpoints(self.output)) if accelerator.is_main_process else []
         for folder in good:
             if folder != self.folder():
-                console.print(f"{folder} validated best; take it with --model {folder}")
+                console.print(f"{folder} validated best; play it by that name, or join it, in place of the newest")
         return self.folder()
 
     def optimise(self, batches: Iterator) -> dict[str, float]:
