@@ -33,7 +33,7 @@ from ostinato.training.optimizer import clip_gradients, learning_rate, optimizer
 from ostinato.utils.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "codec-pocket.yaml"
-grow = importlib.import_module("2_grow_codec").grow
+grow = importlib.import_module("2_grow").grow
 
 
 @dataclass(frozen=True)

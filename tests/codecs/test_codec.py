@@ -431,9 +431,9 @@ def test_latents_of_codes_decode_as_the_codes_do(codec, n):
 
 @torch.no_grad()
 def test_a_grown_codec_sounds_as_before_and_looks_less_ahead(tmp_path):
-    """`recipes/pocket/2_grow_codec.py`: new codebooks are silent; kernels keep the taps that they still reach."""
+    """`recipes/pocket/2_grow.py`: new codebooks are silent; kernels keep the taps that they still reach."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "pocket"))
-    grow = importlib.import_module("2_grow_codec").grow
+    grow = importlib.import_module("2_grow").grow
     torch.manual_seed(0)
     codec = PocketCodec(PocketConfig(8000, 160, 640, 16, 2, 2, 16, 4)).eval()
     audio = torch.randn(1, 1, 8000)

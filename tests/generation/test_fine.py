@@ -1,6 +1,8 @@
 """The fine stage: its codes are valid, its training resumes bit for bit, two stages make one model."""
 
 import dataclasses
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,16 @@ from hypothesis import strategies as st
 from runs import CAPTIONS, FLAT, assert_same_checkpoint, lm_run, log_of
 from tiny import POCKET, make_codec, make_text
 
-from ostinato.generation.fine_stage import FineStage, Scale, code_table, load_fine, measure_scale, quantize
+from ostinato.generation.fine_stage import (
+    FineStage,
+    Scale,
+    code_table,
+    fine_folder,
+    load_fine,
+    measure_scale,
+    quantize,
+    save_fine,
+)
 from ostinato.generation.settings import FineSampling
 from ostinato.models.denoisers import FineConfig, make_denoiser
 from ostinato.models.text_encoder import load_text_encoder
@@ -18,6 +29,7 @@ from ostinato.training.config import FineRun, Optimisation, load_run
 from ostinato.training.flops import step_flops
 from ostinato.training.trainer import train
 from ostinato.utils.errors import UserError
+from ostinato.utils.files import load_module
 
 K, WIDTH = POCKET.num_codebooks, POCKET.code_width
 SMALL = {"num_codebooks": K, "latent_width": WIDTH, "width": 16, "heads": 2, "blocks": 1, "multiples": (1, 2)}
@@ -190,3 +202,26 @@ def test_a_run_begins_with_a_fine_stage(stores, tmp_path):
     assert load_run(config, named, {"init": str(first)}).model == run.model
     with pytest.raises(UserError, match="fine stage"):
         load_run(config, [], {"init": str(train(lm_run(stores, tmp_path / "lm", train={"steps": 1})))})
+
+
+@pytest.mark.parametrize("kind", ["unet", "simba"])
+@torch.no_grad()
+def test_a_grown_stage_knows_what_it_knew(tmp_path, kind):
+    """`recipes/pocket/2_grow.py`: the odds of the codes that were there stay, whatever the new latents are."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "pocket"))
+    grow_fine = importlib.import_module("2_grow").grow_fine
+    sizes = FineConfig(kind, "codes", **SMALL | {"text_width": 12, "codebook_size": 16})
+    torch.manual_seed(0)
+    denoiser = make_denoiser(sizes).eval()
+    for p in denoiser.parameters():
+        p.add_(torch.randn_like(p) * 0.1)
+    scale = Scale((0.0,) * K * WIDTH, (1.0,) * K * WIDTH)
+    save_fine(tmp_path / "few", sizes, scale, {"text": "t", "codec": "c"}, denoiser.state_dict())
+    grow_fine(tmp_path / "few", tmp_path / "more", K + 2)
+    grown, _, _, _ = fine_folder(tmp_path / "more")
+    more = load_module(tmp_path / "more", lambda: make_denoiser(grown), 9)
+    text = torch.randn(2, 5, 12), torch.ones(2, 5, dtype=torch.bool)
+    noisy, coarse, time = torch.randn(2, grown.fine, 20), torch.randn(2, grown.coarse, 20), torch.rand(2)
+    found, wanted = more(noisy, coarse, time, *text), denoiser(noisy[:, : sizes.fine], coarse, time, *text)
+    torch.testing.assert_close(found[:, : sizes.outputs], wanted)
+    assert not found[:, sizes.outputs :].any() and wanted.std() > 0.01
