@@ -81,7 +81,7 @@ class CodecRun:
 
 Run = LMRun | FineRun | CodecRun
 RUNS: dict[str, type] = {"lm": LMRun, "fine": FineRun, "codec": CodecRun}
-KEYS = {task: {f.name for f in dataclasses.fields(kind)} for task, kind in RUNS.items()}
+KEYS = {task: {f.name for f in dataclasses.fields(RUNS[task])} for task in ("lm", "fine")}
 ONLY = {"lm": KEYS["lm"] - KEYS["fine"] | {"sampling"}, "fine": KEYS["fine"] - KEYS["lm"]}  # see `stage_runs`
 
 
@@ -114,11 +114,10 @@ def load_run(path: str | Path | None, settings: Sequence[str] = (), given: dict[
     return run
 
 
-def stage_runs(settings: Sequence[str], given: dict[str, Any]) -> tuple[LMRun, FineRun]:
+def stage_runs(settings: Sequence[str], given: dict[str, Any], output: str) -> tuple[LMRun, FineRun]:
     """`load_run` without a config, to begin with a model of two stages: a run for each, into folders beside the output,
-    OUTPUT-lm and OUTPUT-fine. Settings that only one of them has are for that one, and those of `sampling` are for the
+    `output`-lm and -fine. Settings that only one of them has are for that one, and those of `sampling` are for the
     language model. Raises UserError as `load_run`."""
-    output = read_values(None, settings, given)["output"]
     lm, fine = (
         load_run(
             None,

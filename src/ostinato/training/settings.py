@@ -1,7 +1,6 @@
 """What a run is asked to do, from YAML and options, and how it is optimised. Nothing here needs torch, so that a wrong
 file, key or value is told at once."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +134,7 @@ def read_values(
             raise UserError("give a config (the shipped ones are in configs/), or --init MODEL and --data STORE")
         if values.get("task") == "codec":
             raise UserError("a codec is trained by a config: ostinato train configs/codec-pocket.yaml --init pocket")
-        values = merge(copy.deepcopy(CONTINUED.get(str(values.get("task", "lm")), {})), values)
+        values = merge(CONTINUED.get(str(values.get("task", "lm")), {}), values)
         values.setdefault("output", f"runs/{Path(str(values['data'])).resolve().name}")
     task = values.setdefault("task", "lm")
     if task not in list(TASKS):
