@@ -135,9 +135,7 @@ def train(
 
     one = config or lora or any(each.startswith(("task=", "lora=")) for each in settings)
     both = not one and has_two_stages(values["init"])
-    runs: list[Run] = (
-        [*stage_runs(settings, given, values["output"])] if both else [load_run(config, settings, given)]
-    )
+    runs: list[Run] = [*stage_runs(settings, given, values["output"])] if both else [load_run(config, settings, given)]
     if plan:
         from ostinato.training.plan import plan as plan_run
 
