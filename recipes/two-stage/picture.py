@@ -1,9 +1,9 @@
 """Spectrograms of two stages (needs matplotlib):
 
-    python recipes/two-stage/picture.py STORE ONE_STAGE TWO_STAGE OUT.png [CLIP]
+    python recipes/two-stage/picture.py STORE MODEL OUT.png [CLIP]
 
-Above, a held-out clip of STORE (number CLIP of its validation split): its first codebook, that and the fine stage of
-TWO_STAGE, all its codes. Below, three sentences, by ONE_STAGE and by TWO_STAGE.
+Above, a held-out clip of STORE (number CLIP of its validation split): its first codebook, that and MODEL's fine stage,
+all its codes. Below, three sentences by MODEL.
 """
 
 import sys
@@ -26,8 +26,8 @@ PROMPTS = [
 ]
 SECONDS = 10
 
-store, model, out = open_store(sys.argv[1]).split("validation"), ostinato.load(sys.argv[3]), sys.argv[4]
-clip = int(sys.argv[5]) if len(sys.argv) > 5 else 0
+store, model, out = open_store(sys.argv[1]).split("validation"), ostinato.load(sys.argv[2]), sys.argv[3]
+clip = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 codec, fine = model.codec, model.fine
 codes = store.codes(clip)[None, :, : round(SECONDS * codec.frame_rate)]
 read = fine.text or model.text
@@ -39,11 +39,8 @@ with torch.no_grad():
         "from all its codes": codes,
     }
     rows = [[(name, sound(codec, version)[0], codec.sample_rate) for name, version in versions.items()]]
-for name, player in (("one stage", ostinato.load(sys.argv[2])), ("two stages", model)):
-    rows.append(
-        [(f"{name}: {made.prompt}", made.audio, made.sample_rate) for made in player.generate(PROMPTS, SECONDS, 0)]
-    )
-figure, axes = plt.subplots(3, 3, figsize=(15, 7.5), sharex=True, sharey=True)
+rows.append([(made.prompt, made.audio, made.sample_rate) for made in model.generate(PROMPTS, SECONDS, 0)])
+figure, axes = plt.subplots(2, 3, figsize=(15, 5), sharex=True, sharey=True)
 for line, row in zip(axes, rows, strict=True):
     for axis, (name, audio, rate) in zip(line, row, strict=True):
         axis.imshow(spectrogram(audio, rate), aspect="auto", extent=(0, SECONDS, 0, 128))
