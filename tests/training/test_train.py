@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -34,6 +35,7 @@ from ostinato.training.codec_task import CodecTask
 from ostinato.training.config import Optimisation, load_run
 from ostinato.training.flops import step_flops
 from ostinato.training.lm_task import CodeDataset, LMTask, make_batch
+from ostinato.training.muon import FloatMuon, orthogonal
 from ostinato.training.optimizer import learning_rate, optimizers_for
 from ostinato.training.trainer import train
 from ostinato.utils.errors import UserError
@@ -136,6 +138,23 @@ def test_muon_is_for_the_matrices_within_blocks():
     assert all(name.endswith(("proj.weight", "up.weight", "down.weight", "linear.weight")) for name in inner)
     assert {name for name in rest if name.startswith(("embedding", "lm_head"))}
     assert (muon.defaults["momentum"], muon.defaults["weight_decay"]) == (0.8, 0.3)
+
+
+def test_muon_in_float32_is_pytorchs():
+    """Up to the bfloat16 of PyTorch's own, over steps, for wide and tall matrices; either goes on from the other."""
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(m, n)) for m, n in ((24, 64), (64, 24))] for _ in range(2))
+    settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    one, other = FloatMuon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(5):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        one.step(), other.step()
+        one.load_state_dict(copy.deepcopy(other.state_dict()))
+    for p, q in zip(ours, theirs, strict=True):
+        assert (p - q).norm() < 0.02 * (q - 1).norm()
+    assert torch.linalg.svdvals(orthogonal(torch.randn(64, 24))).sub(1).abs().max() < 0.4
 
 
 def test_muon_resumes(stores, tmp_path):

@@ -3,7 +3,7 @@
 trainer                           the loop: accumulation, validation, checkpoints, resume; the same for every task
 lm_task, fine_task, codec_task    what is trained: modules, batches, losses
 settings, config                  the YAML files, read without torch, then as dataclasses; init_from: whose weights
-optimizer                         AdamW and Muon, and the learning-rate schedule
+optimizer, muon                   AdamW and Muon, and the learning-rate schedule; Muon in float32
 checkpoint                        what a checkpoint holds, written whole or not at all, pruned by a rule
 batch_order                       which clips and seeds make up a step, as functions of the step
 log                               log.jsonl, a line for each logged step

@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from ostinato.training.config import Optimisation
 from ostinato.training.distributed import like
+from ostinato.training.muon import FloatMuon
 
 ENDS = re.compile(r"(^|\.)(embedding|lm_head)\.")  # of a language model, which Muon is not for
 
@@ -40,7 +41,8 @@ def optimizers_for(module: nn.Module, hyper: Optimisation) -> list[torch.optim.O
     if not inner:
         return [adamw]
     rate, decay, momentum = hyper.learning_rate, hyper.weight_decay, hyper.betas[0]
-    muon = torch.optim.Muon(inner, rate, decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+    kind = FloatMuon if inner[0].device.type == "cpu" else torch.optim.Muon
+    muon = kind(inner, rate, decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw]
 
 
