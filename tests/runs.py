@@ -38,6 +38,14 @@ def make_stores(root):
     return root
 
 
+def strange_store(stores, root):
+    """The same music in the codes of another codec, root/other."""
+    make_codec(seed=9).save_pretrained(root / "other")
+    codec, asked = load_codec(root / "other"), {"clip_seconds": 2.0, "progress": False}
+    prepare(stores / "music", root / "strange", codec, str(root / "other"), fingerprint(codec), **asked)
+    return root / "strange"
+
+
 def lm_run(stores, output, model=None, train=None, **changes):
     hyper = {"steps": 4, "batch": 2, "accumulation": 1, "warmup": 2, "precision": "fp32", "log_every": 1} | FLAT
     model = LMConfig(**SMALL | {"num_codebooks": 3, "pattern": "delay"} | (model or {}))

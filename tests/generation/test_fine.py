@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import CAPTIONS, FLAT, assert_same_checkpoint, lm_run, log_of
+from runs import CAPTIONS, FLAT, assert_same_checkpoint, lm_run, log_of, strange_store
 from tiny import POCKET, make_codec, make_text
 
+from ostinato.codecs.load import load_codec
 from ostinato.generation.fine_stage import (
     FineStage,
     Scale,
@@ -198,6 +199,10 @@ def test_a_run_begins_with_a_fine_stage(stores, tmp_path):
     assert one.scale == other.scale
     for a, b in zip(one.denoiser.parameters(), other.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    over = [f"data={strange_store(stores, tmp_path)}", f"codec={tmp_path / 'other'}", f"output={tmp_path / 'over'}"]
+    other = load_fine(train(load_run(config, over, {"init": str(first)})), load_codec(tmp_path / "other"))
+    assert one.scale != other.scale  # measured on the codes that it goes over to
+    torch.testing.assert_close(*(next(stage.denoiser.parameters()) for stage in (one, other)), atol=1e-6, rtol=0)
     named = ["model.multiples=[1, 2]"]
     assert load_run(config, named, {"init": str(first)}).model == run.model
     with pytest.raises(UserError, match="fine stage"):

@@ -16,7 +16,7 @@ import soundfile as sf
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import CAPTIONS, CPU, SMALL, assert_same_checkpoint, codec_run, lively, lm_run, log_of
+from runs import CAPTIONS, CPU, SMALL, assert_same_checkpoint, codec_run, lively, lm_run, log_of, strange_store
 from safetensors.torch import load_file
 from tiny import PATTERNS, POCKET, make_codec, make_lm, make_text, melody
 
@@ -527,12 +527,12 @@ def test_a_run_begins_with_a_models_weights(stores, tmp_path):
     }.items():
         with pytest.raises(UserError, match=words):
             load_run(None, [setting], given)
-    other = make_codec(seed=9)
-    other.save_pretrained(tmp_path / "other")
-    loaded, asked = load_codec(tmp_path / "other"), {"clip_seconds": 2.0, "progress": False}
-    prepare(stores / "music", tmp_path / "strange", loaded, str(tmp_path / "other"), fingerprint(loaded), **asked)
-    with pytest.raises(UserError, match=r"another codec than .* --codec"):
-        train(load_run(None, quick, given | {"data": str(tmp_path / "strange"), "output": str(tmp_path / "s")}))
+    strange = given | {"data": str(strange_store(stores, tmp_path)), "output": str(tmp_path / "over")}
+    with pytest.raises(UserError, match=r"another codec than .* --codec .* --set codec="):
+        train(load_run(None, quick, strange))
+    over = load(train(load_run(None, [*quick, f"codec={tmp_path / 'other'}"], strange)))
+    assert over.config["codec_id"] == fingerprint(load_codec(tmp_path / "other"))
+    assert all(torch.allclose(p, kept[name], atol=1e-6) for name, p in over.lm.state_dict().items())
 
     (tmp_path / "codec.yaml").write_text("task: codec")
     codec = {"data": str(stores / "audio"), "output": str(tmp_path / "codec"), "init": str(tmp_path / "first")}

@@ -189,21 +189,15 @@ class FineTask:
         save_fine(folder, self.run.model, self.scale, config | about, modules["denoiser"])
 
     def load(self, folder: Path) -> None:
-        self.adopt(folder)
+        _, self.scale, *_ = fine_folder(folder)
         fill(self.denoiser, folder, "model.safetensors")
 
     def start(self) -> None:
-        """Begin with the weights of `run.init`, or with random ones where there is none."""
+        """Begin with the weights of `run.init`, or with random ones where there is none. The scale is what its weights
+        were trained at, unless the run goes over to another codec."""
         if self.run.init:
             folder = init_folder(self.run.init, "fine")
-            self.adopt(folder)
+            _, scale, _, config = fine_folder(folder)
+            if config.get("codec_id", self.codec_id) == self.codec_id:
+                self.scale = scale
             fill(self.denoiser, folder)
-
-    def adopt(self, folder: Path) -> None:
-        """Take a folder's scale, which its weights were trained at. Raises UserError if it is of another codec."""
-        _, self.scale, _, config = fine_folder(folder)
-        if config.get("codec_id") and config["codec_id"] != self.codec_id:
-            raise UserError(
-                f"{folder} was trained on codec {config['codec_id']}, {self.run.data} is of {self.codec_id}: prepare a "
-                "store with the codec it was trained on"
-            )

@@ -16,7 +16,7 @@ from ostinato.codecs.base import Codec, fingerprint
 from ostinato.codecs.load import load_codec
 from ostinato.data.prepare import Store, open_store
 from ostinato.data.store import spread
-from ostinato.generation.folders import copy_codec, lm_config, load_lm, save_lm
+from ostinato.generation.folders import copy_codec, load_lm, save_lm
 from ostinato.generation.pipeline import Ostinato
 from ostinato.models.lm import IGNORED, MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
@@ -69,14 +69,15 @@ def make_batch(
 
 
 def store_codec(run: LMRun | FineRun, store: Store, device: torch.device) -> tuple[str, str, Codec]:
-    """Name, fingerprint and codec of a store of codes. Raises UserError where another codec wrote it."""
+    """Name, fingerprint and codec of a store of codes. A run may begin with a model of other codes only where its own
+    `codec` says so. Raises UserError where another codec wrote the store."""
     name, codec_id = run.codec or store.info["codec"], store.info["codec_id"]
     codec = load_codec(name, device)
     if fingerprint(codec) != codec_id:
         if run.init:
             raise UserError(
                 f"{run.data} holds codes of another codec than {run.init} speaks: ostinato prepare MUSIC NEW_STORE "
-                f"--codec {name}"
+                f"--codec {name}, or, to go over to its codec, --set codec={store.info['codec']}"
             )
         raise UserError(
             f"{run.data} was written with codec {codec_id}, but {name} is now {fingerprint(codec)}: give the one it "
@@ -211,7 +212,6 @@ class LMTask:
             save_file({name: t.cpu().contiguous() for name, t in modules["lm"].items()}, folder / ADAPTED)
 
     def load(self, folder: Path) -> None:
-        self.check_codec(folder)
         if self.run.lora:
             adapt(self.lm, self.run.lora)
         fill(self.lm, folder, ADAPTED if self.run.lora else "model.safetensors")
@@ -219,19 +219,9 @@ class LMTask:
     def start(self) -> None:
         """Begin with the weights of `run.init`, or with random ones where there is none."""
         if self.run.init:
-            folder = init_folder(self.run.init, "lm")
-            self.check_codec(folder)
-            fill(self.lm, folder)
+            fill(self.lm, init_folder(self.run.init, "lm"))
         if self.run.lora:
             adapt(self.lm, self.run.lora)
-
-    def check_codec(self, folder: Path) -> None:
-        codec_id = lm_config(folder)[1].get("codec_id")
-        if codec_id and codec_id != self.codec_id:
-            raise UserError(
-                f"{folder} was trained on codec {codec_id}, {self.run.data} is of {self.codec_id}: prepare a store "
-                "with the codec it was trained on"
-            )
 
 
 def slug(text: str) -> str:
