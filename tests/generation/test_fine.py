@@ -199,7 +199,10 @@ def test_a_run_begins_with_a_fine_stage(stores, tmp_path):
     assert one.scale == other.scale
     for a, b in zip(one.denoiser.parameters(), other.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
-    over = [f"data={strange_store(stores, tmp_path)}", f"codec={tmp_path / 'other'}", f"output={tmp_path / 'over'}"]
+    strange = f"data={strange_store(stores, tmp_path)}"
+    with pytest.raises(UserError, match="prepare one with that"):
+        train(load_run(config, [strange], {"init": str(first)}))
+    over = [strange, f"codec={tmp_path / 'other'}", f"output={tmp_path / 'over'}"]
     other = load_fine(train(load_run(config, over, {"init": str(first)})), load_codec(tmp_path / "other"))
     assert one.scale != other.scale  # measured on the codes that it goes over to
     torch.testing.assert_close(*(next(stage.denoiser.parameters()) for stage in (one, other)), atol=1e-6, rtol=0)

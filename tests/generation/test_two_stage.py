@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import ostinato
 from ostinato.cli import app
 from ostinato.cli.train import train as train_command
+from ostinato.data.store import open_store
 from ostinato.evaluation.evaluate import evaluate
 from ostinato.evaluation.prompts import load_prompts
 from ostinato.evaluation.reporting.report import report
@@ -25,7 +26,7 @@ from ostinato.generation.info import describe
 from ostinato.generation.join import join
 from ostinato.generation.settings import Sampling
 from ostinato.training.checkpoint import checkpoints
-from ostinato.training.config import load_run
+from ostinato.training.config import load_run, stage_runs
 from ostinato.training.lm_task import LMTask
 from ostinato.training.trainer import train
 from ostinato.utils.audio import read_audio, write_audio
@@ -349,6 +350,11 @@ def test_one_command_goes_on_with_both_stages(stores, folder, tmp_path):
         *(generated(m) for m in (second, ostinato.load(out)))
     )
     given = {"init": str(folder), "data": str(stores / "codes"), "output": str(out)}
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "store.json").write_text(json.dumps(open_store(stores / "codes").info | {"num_codebooks": 2}))
+    with pytest.raises(UserError, match=r"fine stage of .* is for 3 codebooks, .* has 2"):
+        stage_runs([], given | {"data": str(few)}, str(tmp_path / "x"))
     with pytest.raises(UserError, match="holds a model"):  # one stage, where the joint model is
         train(load_run(None, ["task=fine"], given))
     with pytest.raises(UserError, match="is not empty"):  # and both, where a run is

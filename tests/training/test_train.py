@@ -138,10 +138,12 @@ def test_muon_is_for_the_matrices_within_blocks():
     assert all(name.endswith(("proj.weight", "up.weight", "down.weight", "linear.weight")) for name in inner)
     assert {name for name in rest if name.startswith(("embedding", "lm_head"))}
     assert (muon.defaults["momentum"], muon.defaults["weight_decay"]) == (0.8, 0.3)
+    assert isinstance(muon, FloatMuon)  # but where the processor is said to have bfloat16
+    assert not isinstance(optimizers_for(lm, Optimisation(optimizer="muon", precision="bf16"))[0], FloatMuon)
 
 
 def test_muon_in_float32_is_pytorchs():
-    """Up to the bfloat16 of PyTorch's own, over steps, for wide and tall matrices; either goes on from the other."""
+    """Up to the bfloat16 of PyTorch's own, over steps, for wide and tall matrices, from its state."""
     torch.manual_seed(0)
     ours, theirs = ([torch.nn.Parameter(torch.ones(m, n)) for m, n in ((24, 64), (64, 24))] for _ in range(2))
     settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
@@ -154,7 +156,9 @@ def test_muon_in_float32_is_pytorchs():
         one.load_state_dict(copy.deepcopy(other.state_dict()))
     for p, q in zip(ours, theirs, strict=True):
         assert (p - q).norm() < 0.02 * (q - 1).norm()
-    assert torch.linalg.svdvals(orthogonal(torch.randn(64, 24))).sub(1).abs().max() < 0.4
+    about = one.param_groups[0]
+    found = orthogonal(torch.randn(64, 24), about["ns_coefficients"], about["ns_steps"], about["eps"])
+    assert torch.linalg.svdvals(found).sub(1).abs().max() < 0.4
 
 
 def test_muon_resumes(stores, tmp_path):
@@ -528,8 +532,17 @@ def test_a_run_begins_with_a_models_weights(stores, tmp_path):
         with pytest.raises(UserError, match=words):
             load_run(None, [setting], given)
     strange = given | {"data": str(strange_store(stores, tmp_path)), "output": str(tmp_path / "over")}
-    with pytest.raises(UserError, match=r"another codec than .* --codec .* --set codec="):
+    with pytest.raises(UserError, match=r"prepare one with that, .* --codec .* --set codec="):
         train(load_run(None, quick, strange))
+    unnamed = dataclasses.replace(load_run(None, quick, strange), codec="")
+    shutil.copytree(tmp_path / "first", tmp_path / "moved")  # a model with another codec put in the place of its own
+    folder = next((tmp_path / "moved").glob("step-*"))
+    shutil.copytree(tmp_path / "other", folder / "codec", dirs_exist_ok=True)
+    for run in (unnamed, load_run(None, quick, strange | {"init": str(tmp_path / "moved")})):
+        with pytest.raises(UserError, match=r"was trained on codec .* to go over to that"):
+            train(run)
+    with pytest.raises(UserError, match="leave out lora 2"):
+        train(load_run(None, [*quick, f"codec={tmp_path / 'other'}", "lora=2"], strange))
     over = load(train(load_run(None, [*quick, f"codec={tmp_path / 'other'}"], strange)))
     assert over.config["codec_id"] == fingerprint(load_codec(tmp_path / "other"))
     assert all(torch.allclose(p, kept[name], atol=1e-6) for name, p in over.lm.state_dict().items())

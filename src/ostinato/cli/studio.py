@@ -20,9 +20,7 @@ def need(package: str, extra: str) -> None:
 def studio(
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A model folder, a run's folder, a hub id; may be given more than once. Default: both that ship."
-        ),
+        typer.Option(help="A model folder, a run's folder, a hub id; may be given more than once. Default: pocket."),
     ] = None,
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8000,
     host: Annotated[

@@ -237,7 +237,7 @@ def check_sizes(sizes: FineConfig, codec: Codec) -> None:
     if wanted != found:
         raise UserError(
             f"the fine stage is for {wanted[0]} codebooks of {wanted[1]} numbers, {codec.name} has {found[0]} of "
-            f"{found[1]}; set model.num_codebooks and model.latent_width"
+            f"{found[1]}: set model.num_codebooks and model.latent_width, or begin with a stage of these sizes"
         )
     if sizes.prediction_type == "codes" and sizes.codebook_size != codec.codebook_size:
         raise UserError(

@@ -59,8 +59,8 @@ class Clip:
         return f'<audio controls src="{data_url(self.audio, self.sample_rate)}"></audio><br>{words}'
 
     def save(self, path: str | Path, tags: dict[str, str] | None = None) -> None:
-        """Write WAV, FLAC or OGG by the suffix, with `tags`, by default the prompt. Raises UserError for another suffix
-        or an unwritable folder."""
+        """Write WAV, FLAC, OGG or MP3 by the suffix, with `tags`, by default the prompt. Raises UserError for another
+        suffix or an unwritable folder."""
         tags = tags or {"title": self.prompt, "comment": self.prompt}
         write_audio(path, self.audio, self.sample_rate, tags)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ostinato.codecs.losses import DISCRIMINATOR_WINDOWS, MEL_BINS
 from ostinato.codecs.pocket import PocketConfig
+from ostinato.data.store import read_info
 from ostinato.generation.sampling import Sampling
 from ostinato.generation.settings import FineSampling, check_temperature
 from ostinato.models.denoisers import FineConfig
@@ -127,6 +128,9 @@ def stage_runs(settings: Sequence[str], given: dict[str, Any], output: str) -> t
         for task, other in (("lm", "fine"), ("fine", "lm"))
     )
     assert isinstance(lm, LMRun) and isinstance(fine, FineRun)
+    wanted = fine.model.num_codebooks
+    found = (read_info(Path(fine.data)) or {}).get("num_codebooks", wanted)  # told now, not after the first stage
+    check(found == wanted, f"the fine stage of {fine.init} is for {wanted} codebooks, {fine.data} has {found}")
     return lm, fine
 
 

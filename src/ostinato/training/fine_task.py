@@ -29,7 +29,7 @@ from ostinato.models.lm import count_parameters
 from ostinato.models.text_encoder import load_text_encoder
 from ostinato.training.config import FineRun
 from ostinato.training.flops import step_flops
-from ostinato.training.init_from import init_folder
+from ostinato.training.init_from import going_over, init_folder
 from ostinato.training.lm_task import CodeDataset, cached_text, store_codec
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
@@ -49,6 +49,7 @@ def make_batch(items: list[tuple[Tensor, str]], least: int = 0) -> tuple[Tensor,
 class FineTask:
     main, score = "denoiser", "loss"  # the module that is the model; the validation metric to choose by, low is good
     remembers = False
+    over = ""  # see `going_over`
 
     def __init__(self, run: FineRun, device: torch.device):
         self.run, self.device = run, device
@@ -81,6 +82,7 @@ class FineTask:
         return (
             f"fine stage ({c.denoiser}), {count:.{1 if count >= 1 else 3}f} M parameters to train, codebooks 2 to "
             f"{c.num_codebooks}, {len(self.data)} clips, {len(self.held_out)} held out{self.encode_text.told()}"
+            f"{self.over}"
         )
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +199,7 @@ class FineTask:
         were trained at, unless the run goes over to another codec."""
         if self.run.init:
             folder = init_folder(self.run.init, "fine")
-            _, scale, _, config = fine_folder(folder)
-            if config.get("codec_id", self.codec_id) == self.codec_id:
-                self.scale = scale
+            self.over = going_over(self.run, folder, self.codec_id)
+            if not self.over:
+                _, self.scale, *_ = fine_folder(folder)
             fill(self.denoiser, folder)

@@ -1,9 +1,11 @@
 """What a run starts from: `init` names a model, whose sizes the run has and whose weights it begins with."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ostinato.codecs.load import SHORT_NAMES
 from ostinato.codecs.pocket import PocketConfig
@@ -12,6 +14,9 @@ from ostinato.generation.folders import TWO_STAGE, lm_config, resolve, stage_fol
 from ostinato.packs import POCKET
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import read_config
+
+if TYPE_CHECKING:
+    from ostinato.training.config import FineRun, LMRun
 
 FREE = ("dropout", "chunk")  # keys of the model section that no weight depends on
 
@@ -49,15 +54,37 @@ def like_model(values: dict, task: str) -> dict:
         whole = dataclasses.asdict(PocketConfig(**read_config(folder)["codec"]))  # with what an older one did not know
         return values | {"model": same(values, whole, "model", folder)}
     sizes, config = (fine_folder(folder)[0], read_config(folder)) if task == "fine" else lm_config(folder)
-    inside = (folder / config["codec"]).resolve()
-    codec = str(inside) if inside.is_dir() else config["codec"]
-    codec = "pocket" if inside == (POCKET / "codec").resolve() else codec  # a short name outlives an installation
     theirs = json.loads(json.dumps(dataclasses.asdict(sizes)))  # a tuple as the list that YAML has
     model = same(values, theirs, "model", folder)
     text = same(values, {"text": config["text"]}, "", folder)
     ours = values.get("sampling", {})
     sampling = {"sampling": config.get("sampling", {}) | ours} if isinstance(ours, dict) else {}
-    return {"codec": codec} | values | sampling | {"model": model} | text
+    return {"codec": own_codec(folder, config)} | values | sampling | {"model": model} | text
+
+
+def own_codec(folder: Path, config: dict) -> str:
+    """The codec of a stage's folder, by the name or the folder to load it by."""
+    inside = (folder / config["codec"]).resolve()
+    if inside == (POCKET / "codec").resolve():
+        return "pocket"  # a short name outlives an installation
+    return str(inside) if inside.is_dir() else config["codec"]
+
+
+def going_over(run: LMRun | FineRun, folder: Path, codec_id: str) -> str:
+    """From which codec to which a run goes that begins with the stage in `folder`, for the run's first line; "" if they
+    are the same. Raises UserError where they are not, and the run's own `codec` does not ask for that."""
+    config = read_config(folder)
+    before = config.get("codec_id") or codec_id
+    if before == codec_id:
+        return ""
+    if run.codec in ("", own_codec(folder, config)):
+        raise UserError(
+            f"{folder} was trained on codec {before}, {run.data} is of {codec_id}: prepare a store with the codec it "
+            "was trained on, or name the store's own with --set codec=... to go over to that"
+        )
+    if lora := getattr(run, "lora", 0):
+        raise UserError(f"adapters do not learn the codes of another codec, {run.codec}: leave out lora {lora}")
+    return f", going over from codec {before} to {codec_id}"
 
 
 def same(values: dict, theirs: dict[str, Any], section: str, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ostinato.models.text_encoder import CachedTextEncoder, TextEncoder, load_te
 from ostinato.training.compilation import LENGTH
 from ostinato.training.config import FineRun, LMRun
 from ostinato.training.flops import step_flops
-from ostinato.training.init_from import init_folder
+from ostinato.training.init_from import going_over, init_folder
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
@@ -69,19 +69,13 @@ def make_batch(
 
 
 def store_codec(run: LMRun | FineRun, store: Store, device: torch.device) -> tuple[str, str, Codec]:
-    """Name, fingerprint and codec of a store of codes. A run may begin with a model of other codes only where its own
-    `codec` says so. Raises UserError where another codec wrote the store."""
+    """Name, fingerprint and codec of a store of codes. Raises UserError where another codec wrote it."""
     name, codec_id = run.codec or store.info["codec"], store.info["codec_id"]
     codec = load_codec(name, device)
     if fingerprint(codec) != codec_id:
-        if run.init:
-            raise UserError(
-                f"{run.data} holds codes of another codec than {run.init} speaks: ostinato prepare MUSIC NEW_STORE "
-                f"--codec {name}, or, to go over to its codec, --set codec={store.info['codec']}"
-            )
         raise UserError(
-            f"{run.data} was written with codec {codec_id}, but {name} is now {fingerprint(codec)}: give the one it "
-            "was with --set codec=..., or prepare the store again"
+            f"{run.data} was written with codec {codec_id}, but {name} is {fingerprint(codec)}: prepare one with that, "
+            f"ostinato prepare MUSIC NEW_STORE --codec {name}, or name the one it was written with: --set codec=..."
         )
     return name, codec_id, codec
 
@@ -96,6 +90,7 @@ def cached_text(encoder: TextEncoder, store: Store, run: LMRun | FineRun, device
 class LMTask:
     main, score = "lm", "loss"  # the module that is the model; the validation metric to choose by, low is good
     remembers = False  # does a forward pass in training change what a checkpoint holds?
+    over = ""  # see `going_over`
 
     def __init__(self, run: LMRun, device: torch.device):
         self.run, self.device = run, device
@@ -131,6 +126,7 @@ class LMTask:
         return (
             f"{c.variant}, {count:.{1 if count >= 1 else 3}f} M parameters to train, {c.num_codebooks} codebooks "
             f"({c.pattern}), {len(self.data)} clips, {len(self.held_out)} held out{self.encode_text.told()}"
+            f"{self.over}"
         )
 
     def backward(
@@ -219,7 +215,9 @@ class LMTask:
     def start(self) -> None:
         """Begin with the weights of `run.init`, or with random ones where there is none."""
         if self.run.init:
-            fill(self.lm, init_folder(self.run.init, "lm"))
+            folder = init_folder(self.run.init, "lm")
+            self.over = going_over(self.run, folder, self.codec_id)
+            fill(self.lm, folder)
         if self.run.lora:
             adapt(self.lm, self.run.lora)
 

@@ -1,21 +1,19 @@
-"""Muon for CPUs. PyTorch's own takes its products in bfloat16 whatever the run's precision is, and few CPUs have that:
-where it is emulated, a whole training step takes three times as long (LOG.md, 2026-11-28)."""
+"""Muon, an optimizer for matrices, in float32. PyTorch's own takes its products in bfloat16 whatever the run's
+precision is: where a processor has to emulate that, a training step takes three times as long (LOG.md, "Muon in
+float32")."""
 
 import math
 
 import torch
 from torch import Tensor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # K. Jordan's coefficients, and PyTorch's
-ITERATIONS = 5
 
-
-def orthogonal(update: Tensor) -> Tensor:
+def orthogonal(update: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """[m, n] with singular values near 1, by Newton-Schulz iterations in the type that it has (K. Jordan 2024)."""
-    a, b, c = NEWTON_SCHULZ
-    x = update / update.norm().clamp(min=1e-7)
+    a, b, c = coefficients
+    x = update / update.norm().clamp(min=eps)
     x = x.T if x.shape[0] > x.shape[1] else x
-    for _ in range(ITERATIONS):
+    for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if update.shape[0] > update.shape[1] else x
@@ -35,6 +33,7 @@ class FloatMuon(torch.optim.Muon):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 average = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(average, group["momentum"]))
+                update = p.grad.lerp(average, group["momentum"])
+                update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-0.2 * math.sqrt(max(p.shape)) * group["lr"])

@@ -41,7 +41,7 @@ def optimizers_for(module: nn.Module, hyper: Optimisation) -> list[torch.optim.O
     if not inner:
         return [adamw]
     rate, decay, momentum = hyper.learning_rate, hyper.weight_decay, hyper.betas[0]
-    kind = FloatMuon if inner[0].device.type == "cpu" else torch.optim.Muon
+    kind = FloatMuon if inner[0].device.type == "cpu" and hyper.precision != "bf16" else torch.optim.Muon
     muon = kind(inner, rate, decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw]
 

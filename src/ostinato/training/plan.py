@@ -302,7 +302,8 @@ def duration(seconds: float) -> str:
 def memory(run: LMRun | FineRun, work: Workload, device: Device) -> list[Row]:
     """What the device holds, by part, and whether it can."""
     hyper, N = run.train, sum(parameters(run.model).values())
-    always = {"weights": 4 * N, "gradients": 4 * N, "AdamW's two moments": 8 * N}
+    moments = "AdamW's two moments" if hyper.optimizer == "adamw" else "moments, at most: Muon keeps one"
+    always = {"weights": 4 * N, "gradients": 4 * N, moments: 8 * N}
     if hyper.ema and not hyper.ema_offload:
         always["averaged weights"] = 4 * N
     always[f"text encoder, {run.text}"] = 4 * encoder_cost(run.text, work.text)[0]

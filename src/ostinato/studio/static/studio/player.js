@@ -1,6 +1,6 @@
 // A take being played: the WebSocket one way, the ring in the audio thread the other.
 
-const AHEAD = 0.35; // s to have before sound begins; more after an underrun, see `slow`
+const AHEAD = 0.35; // s to have before sound begins; more after an underrun, see ring-worklet.js
 
 export class Player {
   // on: {begin, pcm, turn, pace, queue, end, counters, error}, each called with what there is to say.
