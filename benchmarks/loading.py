@@ -29,10 +29,11 @@ from ostinato.data.store import FORMAT, PAYLOAD, open_store, shard_table, write_
 from ostinato.models.patterns import make_pattern
 from ostinato.training.batch_order import make_loader
 from ostinato.training.codec_task import Segments
+from ostinato.training.codes_task import CodeDataset
 from ostinato.training.config import CodecRun, LMRun, load_run
 from ostinato.training.flops import step_flops
 from ostinato.training.gpus import GPUS, find_gpu
-from ostinato.training.lm_task import CodeDataset, make_batch
+from ostinato.training.lm_task import make_batch
 from ostinato.training.plan import RATES, TEXT
 from ostinato.utils.errors import UserError
 

@@ -32,9 +32,10 @@ from ostinato.models.text_encoder import CachedTextEncoder, load_text_encoder
 from ostinato.training.batch_order import make_loader, sample_order, seed_of
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.codec_task import CodecTask
+from ostinato.training.codes_task import CodeDataset
 from ostinato.training.config import Optimisation, load_run
 from ostinato.training.flops import step_flops
-from ostinato.training.lm_task import CodeDataset, LMTask, make_batch
+from ostinato.training.lm_task import LMTask, make_batch
 from ostinato.training.muon import FloatMuon, orthogonal
 from ostinato.training.optimizer import learning_rate, optimizers_for
 from ostinato.training.trainer import train

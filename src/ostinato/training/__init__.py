@@ -1,7 +1,7 @@
 """From a store to a checkpoint folder: `ostinato train CONFIG`. Read `trainer` first.
 
 trainer                           the loop: accumulation, validation, checkpoints, resume; the same for every task
-lm_task, fine_task, codec_task    what is trained: modules, batches, losses
+lm_task, fine_task, codec_task    what is trained: modules, batches, losses; codes_task: what the first two share
 settings, config                  the YAML files, read without torch, then as dataclasses; init_from: whose weights
 optimizer, muon                   AdamW and Muon, and the learning-rate schedule; Muon in float32
 checkpoint                        what a checkpoint holds, written whole or not at all, pruned by a rule

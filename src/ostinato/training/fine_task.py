@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ostinato.codecs.base import sound
 from ostinato.codecs.losses import MEL_BINS, SpectralLoss
-from ostinato.data.prepare import open_store
 from ostinato.data.store import spread
 from ostinato.generation.diffusion import code_loss, noised, v_loss
 from ostinato.generation.fine_stage import (
@@ -26,12 +25,10 @@ from ostinato.generation.fine_stage import (
 from ostinato.generation.folders import copy_codec
 from ostinato.models.denoisers import make_denoiser
 from ostinato.models.lm import count_parameters
-from ostinato.models.text_encoder import load_text_encoder
+from ostinato.training.codes_task import CodesTask
 from ostinato.training.config import FineRun
 from ostinato.training.flops import step_flops
 from ostinato.training.init_from import going_over, init_folder
-from ostinato.training.lm_task import CodeDataset, cached_text, store_codec
-from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
 MEASURED = 256  # clips that mean and variance of the latents are measured on
@@ -46,34 +43,20 @@ def make_batch(items: list[tuple[Tensor, str]], least: int = 0) -> tuple[Tensor,
     return codes, mask, [caption for _, caption in items]
 
 
-class FineTask:
-    main, score = "denoiser", "loss"  # the module that is the model; the validation metric to choose by, low is good
-    remembers = False
-    over = ""  # see `going_over`
+class FineTask(CodesTask):
+    run: FineRun
+    main = "denoiser"  # the module that is the model
 
     def __init__(self, run: FineRun, device: torch.device):
-        self.run, self.device = run, device
-        store = open_store(run.data)
-        if store.info["kind"] != "codes":
-            raise UserError(f"{run.data} holds audio, a fine stage trains on codes: ostinato prepare --codec ...")
-        self.text = load_text_encoder(run.text, device)
-        if self.text.width != run.model.text_width:
-            raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
-        self.codec_name, self.codec_id, self.codec = store_codec(run, store, device)
+        super().__init__(run, device)
         check_sizes(run.model, self.codec)
-        train, held_out = store.sides(run.train.all_data)
-        if not len(train):
-            raise UserError(f"{run.data} has no clips in its train split; add more files")
-        K, frames = run.model.num_codebooks, store.fitting(max(2, round(run.clip_seconds * self.codec.frame_rate)))
-        self.data = CodeDataset(train, K, frames, run.text_dropout)
-        self.held_out = CodeDataset(held_out, K, frames, fixed=True)
+        train = self.data.store
         some = (train.codes(i)[None].to(device) for i in spread(len(train), MEASURED))
         self.scale = measure_scale(self.codec.codes_to_latents(codes)[0].cpu() for codes in some)
         self.denoiser = make_denoiser(run.model).to(device)
         self.denoiser.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"denoiser": self.denoiser}
-        self.collate = partial(make_batch, least=frames if run.train.compile else 0)
-        self.encode_text = cached_text(self.text, store, run, device)
+        self.collate = partial(make_batch, least=self.least)
         self.mel = SpectralLoss(self.codec.sample_rate).to(device)
 
     def describe(self) -> str:
@@ -125,7 +108,7 @@ class FineTask:
         first codebook alone (mel_coarse), and their ratio (mel_left: what is still missing, 1 at first)."""
         denoiser = accelerator.unwrap_model(self.modules["denoiser"]).eval()
         losses = []
-        for i in spread(len(self.held_out), self.run.train.validation_clips):
+        for i in self.validated:
             batch = self.collate([self.held_out[i]])
             codes, mask, captions = batch
             several = codes.repeat(len(TIMES), 1, 1), mask.repeat(len(TIMES), 1), captions * len(TIMES)
@@ -166,15 +149,6 @@ class FineTask:
             for name, audio in self.heard(stage.denoiser, i).items():
                 out.append((f"{i}-{name}", audio[0].clamp(-1, 1).cpu(), self.codec.sample_rate))
         return out
-
-    def identity(self) -> dict[str, Any]:
-        """What clips the run is trained on."""
-        return {"codec": self.codec_id, "clips": len(self.data), "digest": self.data.store.digest()}
-
-    def measure(self) -> str:
-        """Which clips validation listens to, by name: scores on others are not to be compared."""
-        chosen = spread(len(self.held_out), self.run.train.validation_clips)
-        return f"{self.held_out.store.digest(chosen)}, {self.run.clip_seconds:g} s"
 
     def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """State dict of the module in training -> of a plain denoiser."""

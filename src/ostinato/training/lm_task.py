@@ -1,7 +1,6 @@
 """Training a language model on a store of codes: next-step prediction over the pattern, led by captions."""
 
 import dataclasses
-import random
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,48 +9,20 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from ostinato.codecs.base import Codec, fingerprint
-from ostinato.codecs.load import load_codec
-from ostinato.data.prepare import Store, open_store
-from ostinato.data.store import spread
 from ostinato.generation.folders import copy_codec, load_lm, save_lm
 from ostinato.generation.pipeline import Ostinato
 from ostinato.models.lm import IGNORED, MusicLM, count_parameters
 from ostinato.models.lora import adapt, merged
 from ostinato.models.patterns import Pattern
-from ostinato.models.text_encoder import CachedTextEncoder, TextEncoder, load_text_encoder
-from ostinato.training.compilation import LENGTH
-from ostinato.training.config import FineRun, LMRun
+from ostinato.training.codes_task import CodesTask
+from ostinato.training.config import LMRun
 from ostinato.training.flops import step_flops
 from ostinato.training.init_from import going_over, init_folder
 from ostinato.utils.errors import UserError
 from ostinato.utils.files import fill
 
 ADAPTED = "adapted.safetensors"  # of a checkpoint: the weights with the adapters apart
-
-
-class CodeDataset(Dataset):
-    """A stretch of at most `frames` frames of each clip, and one of its captions: (codes [K, T], caption).
-
-    With `fixed`, always the clip's beginning and its first caption: for validation.
-    """
-
-    def __init__(self, store: Store, K: int, frames: int, text_dropout: float = 0.0, fixed: bool = False):
-        self.store, self.K, self.frames, self.text_dropout, self.fixed = store, K, frames, text_dropout, fixed
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, str]:
-        codes, captions = self.store.codes(i)[: self.K], self.store.captions(i) or [""]
-        if self.fixed:
-            return codes[:, : self.frames], captions[0]
-        start = random.randrange(max(1, codes.shape[1] - self.frames + 1))
-        # A dropped caption is the empty caption, here as in sampling's unconditional branch.
-        caption = "" if random.random() < self.text_dropout else random.choice(captions)
-        return codes[:, start : start + self.frames], caption
 
 
 def make_batch(
@@ -68,57 +39,22 @@ def make_batch(
     return inputs, steps.masked_fill(steps == special, IGNORED), [caption for _, caption in items]
 
 
-def store_codec(run: LMRun | FineRun, store: Store, device: torch.device) -> tuple[str, str, Codec]:
-    """Name, fingerprint and codec of a store of codes. Raises UserError where another codec wrote it."""
-    name, codec_id = run.codec or store.info["codec"], store.info["codec_id"]
-    codec = load_codec(name, device)
-    if fingerprint(codec) != codec_id:
-        raise UserError(
-            f"{run.data} was written with codec {codec_id}, but {name} is {fingerprint(codec)}: prepare one with that, "
-            f"ostinato prepare MUSIC NEW_STORE --codec {name}, or name the one it was written with: --set codec=..."
-        )
-    return name, codec_id, codec
-
-
-def cached_text(encoder: TextEncoder, store: Store, run: LMRun | FineRun, device: torch.device) -> CachedTextEncoder:
-    """The run's text encoder, with all captions of its store announced."""
-    captions = {caption for several in store.table["captions"].to_pylist() for caption in several or ()}
-    multiple = LENGTH if run.train.compile else 1
-    return CachedTextEncoder(encoder, device, multiple, captions, run.train.text_cache * 1e9)
-
-
-class LMTask:
-    main, score = "lm", "loss"  # the module that is the model; the validation metric to choose by, low is good
-    remembers = False  # does a forward pass in training change what a checkpoint holds?
-    over = ""  # see `going_over`
+class LMTask(CodesTask):
+    run: LMRun
+    main = "lm"  # the module that is the model
 
     def __init__(self, run: LMRun, device: torch.device):
-        self.run, self.device = run, device
-        store = open_store(run.data)
-        if store.info["kind"] != "codes":
-            raise UserError(f"{run.data} holds audio, a language model trains on codes: ostinato prepare --codec ...")
-        K, size = run.model.num_codebooks, run.model.codebook_size
-        if store.info["num_codebooks"] < K or size != store.info["codebook_size"]:
+        super().__init__(run, device)
+        K, size, info = run.model.num_codebooks, run.model.codebook_size, self.data.store.info
+        if info["num_codebooks"] < K or size != info["codebook_size"]:
             raise UserError(
-                f"the model needs {K} codebooks of {size}, {run.data} has {store.info['num_codebooks']} of "
-                f"{store.info['codebook_size']}; set model.num_codebooks and model.codebook_size"
+                f"the model needs {K} codebooks of {size}, {run.data} has {info['num_codebooks']} of "
+                f"{info['codebook_size']}; set model.num_codebooks and model.codebook_size"
             )
-        self.text = load_text_encoder(run.text, device)
-        if self.text.width != run.model.text_width:
-            raise UserError(f"{run.text} is {self.text.width} wide: set model.text_width={self.text.width}")
-        self.codec_name, self.codec_id, self.codec = store_codec(run, store, device)
-        frames = store.fitting(max(2, round(run.clip_seconds * store.info["frame_rate"])))
-        train, held_out = store.sides(run.train.all_data)
-        if not len(train):
-            raise UserError(f"{run.data} has no clips in its train split; add more files")
-        self.data = CodeDataset(train, K, frames, run.text_dropout)
-        self.held_out = CodeDataset(held_out, K, frames, fixed=True)
         self.lm = MusicLM(run.model).to(device)
         self.lm.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"lm": self.lm}
-        least = frames if run.train.compile else 0
-        self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special, least=least)
-        self.encode_text = cached_text(self.text, store, run, device)
+        self.collate = partial(make_batch, pattern=self.lm.pattern, special=self.lm.special, least=self.least)
 
     def describe(self) -> str:
         c = self.run.model
@@ -156,8 +92,8 @@ class LMTask:
         """Cross-entropy in nats a code on held-out clips, no label smoothing: the mean, and of each codebook. The clips
         are shared out among the processes."""
         lm = accelerator.unwrap_model(self.modules["lm"]).eval()
-        chosen = spread(len(self.held_out), self.run.train.validation_clips)
-        batch, rank, world = self.run.train.batch, accelerator.process_index, accelerator.num_processes
+        chosen, batch = self.validated, self.run.train.batch
+        rank, world = accelerator.process_index, accelerator.num_processes
         totals = torch.zeros(2, self.run.model.num_codebooks, device=self.device)
         for i in range(0, len(chosen), batch * world):
             mine = chosen[i + rank * batch : i + (rank + 1) * batch]
@@ -181,15 +117,6 @@ class LMTask:
         model = Ostinato(load_lm(folder)[0].to(self.device), self.text, self.codec, sampling=self.run.sampling)
         clips = model.generate(list(self.run.prompts), self.run.sample_seconds, self.run.train.seed)
         return [(f"{i}-{slug(clip.prompt)}", clip.audio, clip.sample_rate) for i, clip in enumerate(clips)]  # type: ignore[arg-type]
-
-    def identity(self) -> dict[str, Any]:
-        """What clips the run is trained on."""
-        return {"codec": self.codec_id, "clips": len(self.data), "digest": self.data.store.digest()}
-
-    def measure(self) -> str:
-        """Which clips validation listens to, by name: scores on others are not to be compared."""
-        chosen = spread(len(self.held_out), self.run.train.validation_clips)
-        return f"{self.held_out.store.digest(chosen)}, {self.run.clip_seconds:g} s"
 
     def export(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """State dict of the module in training -> of a plain `MusicLM`."""
