@@ -19,7 +19,7 @@ from runs import assert_same_checkpoint, codec_run, lively, lm_run, log_of
 
 from ostinato.data import store
 from ostinato.generation.pipeline import load
-from ostinato.training import checkpoint, lm_task
+from ostinato.training import checkpoint, codes_task
 from ostinato.training import trainer as training
 from ostinato.training.checkpoint import checkpoints
 from ostinato.training.lm_task import LMTask
@@ -79,8 +79,8 @@ def live(stores, output, steps, place, n):
 
 def serve():
     """Read lives as lines of JSON, fork each, and answer with how it ended: imports are paid for once."""
-    lm_task.load_text_encoder = cache(lm_task.load_text_encoder)
-    lm_task.load_text_encoder("minilm", torch.device("cpu"))
+    codes_task.load_text_encoder = cache(codes_task.load_text_encoder)
+    codes_task.load_text_encoder("minilm", torch.device("cpu"))
     for line in sys.stdin:
         life = json.loads(line)
         after = life.pop("after")
