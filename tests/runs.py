@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 CAPTIONS = {"rise.wav": "a rising arpeggio", "fall.ogg": "a falling, slower and darker tune"}
 SMALL = {"text_width": 384, "codebook_size": 32, "width": 32, "blocks": 1, "heads": 4, "feed_forward": 64}
 SMALL |= {"state": 8, "head_width": 16, "chunk": 16, "dropout": 0.1}
+WHOLE = {"clip_seconds": 2.0, "progress": False}  # of `prepare`: a clip a file
 FLAT = {"learning_rate": 3e-3, "final_learning_rate": 3e-3}  # so that a run of N steps begins one of 2 N
 
 
@@ -30,19 +31,21 @@ def make_stores(root):
     sf.write(music / "held.wav", melody(2, (12, 0), seed=2), 8000)
     rows = [f'{name},{"validation" if name == "held.wav" else "train"},"{text}"' for name, text in CAPTIONS.items()]
     (music / "captions.csv").write_text("\n".join(["path,split,caption", *rows, "held.wav,validation,two notes"]))
-    make_codec().save_pretrained(root / "codec")
-    codec = load_codec(root / "codec")
-    asked = {"clip_seconds": 2.0, "progress": False}
-    prepare(music, root / "codes", codec, str(root / "codec"), fingerprint(codec), **asked)
-    prepare(music, root / "audio", sample_rate=8000, **asked)
+    code_store(music, root / "codes", make_codec(), root / "codec")
+    prepare(music, root / "audio", sample_rate=8000, **WHOLE)
     return root
+
+
+def code_store(music, out, codec, place):
+    """The store `out`, of `music` in the codes of `codec`, which is kept at `place`."""
+    codec.save_pretrained(place)
+    kept = load_codec(place)
+    prepare(music, out, kept, str(place), fingerprint(kept), **WHOLE)
 
 
 def strange_store(stores, root):
     """The same music in the codes of another codec, root/other."""
-    make_codec(seed=9).save_pretrained(root / "other")
-    codec, asked = load_codec(root / "other"), {"clip_seconds": 2.0, "progress": False}
-    prepare(stores / "music", root / "strange", codec, str(root / "other"), fingerprint(codec), **asked)
+    code_store(stores / "music", root / "strange", make_codec(seed=9), root / "other")
     return root / "strange"
 
 
