@@ -15,6 +15,7 @@ from ostinato.data.store import spread
 from ostinato.generation.diffusion import code_loss, noised, v_loss
 from ostinato.generation.fine_stage import (
     FineStage,
+    Scale,
     check_sizes,
     code_table,
     fine_folder,
@@ -45,14 +46,12 @@ def make_batch(items: list[tuple[Tensor, str]], least: int = 0) -> tuple[Tensor,
 
 class FineTask(CodesTask):
     run: FineRun
+    scale: Scale  # of the latents; `load` or `start` sets it
     main = "denoiser"  # the module that is the model
 
     def __init__(self, run: FineRun, device: torch.device):
         super().__init__(run, device)
         check_sizes(run.model, self.codec)
-        train = self.data.store
-        some = (train.codes(i)[None].to(device) for i in spread(len(train), MEASURED))
-        self.scale = measure_scale(self.codec.codes_to_latents(codes)[0].cpu() for codes in some)
         self.denoiser = make_denoiser(run.model).to(device)
         self.denoiser.checkpointing = run.train.checkpointing
         self.modules: dict[str, nn.Module] = {"denoiser": self.denoiser}
@@ -170,10 +169,14 @@ class FineTask(CodesTask):
 
     def start(self) -> None:
         """Begin with the weights of `run.init`, or with random ones where there is none. The scale is what its weights
-        were trained at, unless the run goes over to another codec."""
-        if self.run.init:
-            folder = init_folder(self.run.init, "fine")
+        were trained at, unless there are none or the run goes over to another codec: then that of the store."""
+        folder = init_folder(self.run.init, "fine") if self.run.init else None
+        if folder:
             self.over = going_over(self.run, folder, self.codec_id)
-            if not self.over:
-                _, self.scale, *_ = fine_folder(folder)
             fill(self.denoiser, folder)
+        if folder and not self.over:
+            _, self.scale, *_ = fine_folder(folder)
+        else:
+            train = self.data.store
+            some = (train.codes(i)[None].to(self.device) for i in spread(len(train), MEASURED))
+            self.scale = measure_scale(self.codec.codes_to_latents(codes)[0].cpu() for codes in some)
