@@ -39,7 +39,7 @@ from ostinato.utils.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MEASURED = ("prefix-simba", "prefix-simba-9", "prefix-simba-9-flatten", "lm-pocket", "codec-pocket")
-CODEBOOKS = {"dac": 9, "pocket": 8}  # of the store
+CODEBOOKS = {"dac": 9, "pocket": 12}  # of the store
 CAPTION, SHARD = "A calm solo piano piece with a slow, sad melody and a soft string pad", 100
 
 

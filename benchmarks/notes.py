@@ -2,7 +2,7 @@
 
     pip install onnxruntime && pip download --no-deps basic-pitch==0.4.0
     unzip -j basic_pitch-0.4.0-*.whl basic_pitch/saved_models/icassp_2022/nmp.onnx
-    python benchmarks/notes.py nmp.onnx --real CORPUS --codebooks 1,8 --clips kinds/clips --picture notes.png
+    python benchmarks/notes.py nmp.onnx --real CORPUS --codebooks 1,12 --clips kinds/clips --picture notes.png
 
 CORPUS is the folder that the corpus script of recipes/pocket wrote, kinds/clips what benchmarks/kinds.py generated. The
 network is that of basic-pitch (arXiv 2203.09893, Apache 2.0), which hears the 88 keys of a piano whatever plays them.
@@ -240,7 +240,7 @@ def main() -> int:
     parser.add_argument("--real", type=Path, required=True, help="the corpus folder of recipes/pocket")
     parser.add_argument("--clips", type=Path, help="generated clips, as benchmarks/kinds.py names them")
     parser.add_argument("--codec", default="pocket", help="or a folder: what real clips go through")
-    parser.add_argument("--codebooks", default="1,8", help="how many of the codec's codebooks, each in turn")
+    parser.add_argument("--codebooks", default="1,12", help="how many of the codec's codebooks, each in turn")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(MELODIC), metavar="KIND")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--real-clips", type=int, default=24, help="of a kind, at most")

@@ -10,8 +10,8 @@ if [ -n "$tiny" ]; then
     train.validation_clips=2 train.checkpoint_every=4 train.validate_every=4 train.tracker=none train.warmup=1
     train.checkpointing=false)
   lm_small=(model.width=64 model.blocks=4 model.heads=2 model.feed_forward=64 model.state=16 model.head_width=32 "prompts=[]")
-  nine_small=(model.num_codebooks=8)
-  fine_small=(model.num_codebooks=8 model.width=16 model.heads=2 "model.multiples=[1,2]" model.blocks=1 train.ema=0
+  nine_small=(model.num_codebooks=12)
+  fine_small=(model.num_codebooks=12 model.width=16 model.heads=2 "model.multiples=[1,2]" model.blocks=1 train.ema=0
     sampling.steps=2 sampling.window=4 sampling.overlap=1 sample_seconds=2 sample_clips=1)
 fi
 mkdir -p "$out"

@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # From nothing to the model that ships with Ostinato, on Debian 12. Interrupt it at will: run it again and it goes on.
-#   recipes/pocket/run.sh        on two CPU cores, a day: a codec of 13 M parameters, two stages of 6 and 11 M
-#   recipes/pocket/run.sh gpu    the same data, longer, and a first stage of 36 M; not run yet for want of one
-# LOG.md has the hours and curves of what shipped. Its codec came about in four legs, two of them its decoder's: two here.
+#   recipes/pocket/run.sh        on two CPU cores, a day: a codec of 13 M parameters, two stages of 6 and 12 M
+#   recipes/pocket/run.sh gpu    the same data, longer, and a first stage of 28 M; not run yet for want of one
+# LOG.md has the hours and curves of what shipped. Its codec learned 8 codebooks first and then 12, as here; so did both
+# stages, which here begin with the 12.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "${1:-cpu}" = gpu ]; then
     codec=(--set train.steps=200000 --set train.batch=32 --set train.workers=8)
+    more=(--set train.steps=100000 --set train.batch=32 --set train.workers=8)
     decoder=(--set train.steps=100000 --set train.batch=32 --set train.workers=8)
-    lm=(configs/lm-pocket-36m.yaml --output runs/lm-coarse-pocket --set model.num_codebooks=1 --set model.pattern=single
+    lm=(configs/lm-pocket-40m.yaml --output runs/lm-coarse-pocket --set model.num_codebooks=1 --set model.pattern=single
         --set sampling.guidance=5 --set sampling.temperature=1.1)
     fine=(--set train.steps=20000 --set train.batch=32 --set train.workers=8)
 else
     # bfloat16 is three times as fast where the processor has it, and sixteen times as slow where it has not.
     precision=fp32
     if grep -qE "avx512_bf16|amx_bf16" /proc/cpuinfo; then precision=bf16; fi
-    codec=(--set train.steps=6800 --set train.precision=$precision) decoder=(--set train.precision=$precision)
+    codec=(--set train.steps=6800 --set train.precision=$precision)
+    more=(--set train.precision=$precision) decoder=(--set train.precision=$precision)
     lm=(configs/lm-coarse-pocket.yaml --set train.precision=$precision --set train.compile=true)
     fine=(--set train.precision=$precision --set train.compile=true)
     export GOMP_SPINCOUNT=0 OMP_WAIT_POLICY=passive  # threads that wait do not keep other work off the cores
@@ -25,9 +28,11 @@ fi
 python recipes/pocket/1_corpus.py data/pocket
 ostinato prepare data/pocket stores/audio --codec none --sample-rate 32000
 ostinato train configs/codec-pocket.yaml "${codec[@]}" --set adversary_from=1000000
-python recipes/pocket/3_half.py runs/codec-pocket runs/codec-half
+python recipes/pocket/2_grow.py runs/codec-pocket runs/codec-12-start 12 --lookahead 1
+ostinato train configs/codec-pocket-12.yaml --init runs/codec-12-start "${more[@]}"
+python recipes/pocket/3_half.py runs/codec-pocket-12 runs/codec-half
 ostinato prepare data/pocket stores/pocket --codec runs/codec-half
-ostinato train configs/codec-pocket-decoder.yaml --init runs/codec-half "${decoder[@]}"
+ostinato train configs/codec-pocket-decoder.yaml --init runs/codec-half "${decoder[@]}" --set waveform_weight=10
 ostinato train "${lm[@]}"
 ostinato train configs/fine-pocket-simba.yaml "${fine[@]}"
 ostinato join runs/lm-coarse-pocket runs/fine-pocket-simba runs/two-stage
