@@ -19,7 +19,7 @@ def test_the_tour_runs(monkeypatch):
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[-2].outputs[-1].data["text/plain"] == "'step-0000004'"
-    assert code[-1].outputs[-1].data["text/plain"] == "torch.Size([8, 50])"
+    assert code[-1].outputs[-1].data["text/plain"] == "torch.Size([12, 50])"
 
 
 def test_it_is_kept_without_outputs():

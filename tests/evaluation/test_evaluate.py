@@ -245,7 +245,7 @@ def test_a_metric_ranks_music_codec_coarse_codes_and_noise(tmp_path, monkeypatch
         tune = melody(4, tuple(rng.integers(-12, 24, 16)), 22050, seed=i)
         sf.write(tmp_path / "real" / f"{i}.wav", tune, 22050)
         sf.write(tmp_path / "noise" / f"{i}.wav", tune.std() * rng.standard_normal(len(tune)), 22050)
-    asked = settings(tmp_path, seconds=4, metrics=("kad",), codec="pocket", codebooks=(8, 1))
+    asked = settings(tmp_path, seconds=4, metrics=("kad",), codec="pocket", codebooks=(12, 1))
     rows = evaluate([str(tmp_path / "noise")], None, tmp_path / "real", tmp_path / "out", asked)["rows"]
     values = [row["scores"]["kad/efficientat"]["value"] for row in rows]
     assert values == sorted(values) and len(set(values)) == 4, values
