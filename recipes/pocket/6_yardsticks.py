@@ -7,7 +7,7 @@ CORPUS is what 1_corpus.py wrote, STORE the codes the model was trained on. Writ
   `ostinato evaluate` generates from.
 
     ostinato evaluate pocket OUT/unigram OUT/untrained OUT/train --prompts OUT/prompts.csv --reference OUT/test \\
-        --codec pocket --codebooks 1,2,3,4,5,6,7,8 --listener efficientat:mn04_as_mAP_432.pt \\
+        --codec pocket --codebooks 1,12 --listener efficientat:mn04_as_mAP_432.pt \\
         --store STORE --output OUT/results
 """
 

@@ -32,7 +32,7 @@ from ostinato.training.config import CodecRun, load_run
 from ostinato.training.optimizer import clip_gradients, learning_rate, optimizers_for
 from ostinato.utils.errors import UserError
 
-CONFIG = Path(__file__).parents[2] / "configs" / "codec-pocket.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "codec-pocket-12.yaml"
 grow = importlib.import_module("2_grow").grow
 
 
@@ -44,14 +44,11 @@ class Trial:
 
 
 TRIALS = {
-    "8 codebooks": Trial(),
+    "12 codebooks": Trial(),
     "no rounding": Trial(rounded=False),
-    "12 codebooks": Trial(("model.num_codebooks=12",)),
     "16 codebooks": Trial(("model.num_codebooks=16",)),
-    "12 codebooks, waveform loss x 3": Trial(("model.num_codebooks=12", "waveform_weight=15")),
-    "12 codebooks, rate x 2": Trial(
-        ("model.num_codebooks=12", "train.learning_rate=8e-4", "train.final_learning_rate=4e-5")
-    ),
+    "waveform loss x 3": Trial(("waveform_weight=30",)),
+    "rate x 2": Trial(("train.learning_rate=8e-4", "train.final_learning_rate=4e-5")),
     "muon": Trial(("train.optimizer=muon", "train.betas=[0.95,0.99]")),
     "50 Hz, from nothing": Trial(scratch=True),
     "25 Hz, 16 codebooks, from nothing": Trial(
@@ -99,7 +96,7 @@ def score(task: CodecTask, clips: int) -> dict[str, float]:
 def run(name: str, store: str, steps: int, clips: int) -> dict:
     """One trial, as a line of the results."""
     trial = TRIALS[name]
-    fixed = [f"data={store}", "output=unused", "adversary_from=1000000", f"train.steps={steps}"]
+    fixed = [f"data={store}", "output=unused", f"train.steps={steps}"]
     rates = ["train.learning_rate=4e-4", "train.final_learning_rate=2e-5", "train.warmup=20"]
     config = load_run(CONFIG, [*fixed, *rates, *trial.settings])
     assert isinstance(config, CodecRun)
