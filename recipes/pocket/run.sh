@@ -11,8 +11,7 @@ if [ "${1:-cpu}" = gpu ]; then
     codec=(--set train.steps=200000 --set train.batch=32 --set train.workers=8)
     more=(--set train.steps=100000 --set train.batch=32 --set train.workers=8)
     decoder=(--set train.steps=100000 --set train.batch=32 --set train.workers=8)
-    lm=(configs/lm-pocket-40m.yaml --output runs/lm-coarse-pocket --set model.num_codebooks=1 --set model.pattern=single
-        --set sampling.guidance=5 --set sampling.temperature=1.1)
+    lm=(configs/lm-pocket-40m.yaml --output runs/lm-coarse-pocket --set model.num_codebooks=1 --set model.pattern=single)
     fine=(--set train.steps=20000 --set train.batch=32 --set train.workers=8)
 else
     # bfloat16 is three times as fast where the processor has it, and sixteen times as slow where it has not.
