@@ -11,7 +11,7 @@ import pytest
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket"
 sys.path.insert(0, str(RECIPE))
 
-from music import plan_rule, render, scores, styles  # noqa: E402
+from music import chip, plan_rule, render, scores, styles  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +82,10 @@ def test_pieces_by_rule_are_in_the_list_and_playable():
         assert all(0 <= n.pitch < 128 and n.length > 0 and n.start >= 0 for n in notes)
         assert {n.channel for n in notes} <= {*programs, scores.DRUMS}
         assert scores.midi(notes, programs, float(row["bpm"])).startswith(b"MThd")
+
+
+@pytest.mark.parametrize("duty", [0.125, 0.25, 0.5])
+def test_the_chip_has_no_offset(duty):
+    """A model learned the one that it had, and hummed."""
+    wave = chip.pulse(pitch=69, seconds=0.5, duty=duty, vibrato=0.25, start=0)
+    assert abs(wave.mean()) < 0.01 and wave.std() > 0.5

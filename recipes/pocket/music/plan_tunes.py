@@ -241,6 +241,8 @@ def settle(score: Score, choice: tuple, rng: random.Random) -> dict[str, str] | 
     words, gentle = choice[0], choice[3]
     wish = rng.choice(["slow", "moderate", "fast", "slow" if gentle or chorale else "fast"])
     density = sum(n.channel == 0 for n in score.tune.notes) / max(score.tune.end, 1)  # notes a quarter
+    if not density:  # a score of text and rests
+        return None
     rate = {"slow": rng.uniform(1.1, 2.1), "moderate": rng.uniform(2.5, 4.0), "fast": rng.uniform(4.8, 6.6)}[wish]
     if chorale:
         rate = {"slow": rng.uniform(0.95, 1.25), "moderate": rng.uniform(1.5, 1.8), "fast": rng.uniform(2.1, 2.5)}[wish]
