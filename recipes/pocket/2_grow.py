@@ -91,4 +91,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"2_grow.py: {error}")
+        print(f"2_grow.py: {error}", file=sys.stderr)
+        sys.exit(2)

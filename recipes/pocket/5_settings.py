@@ -8,6 +8,8 @@ which a language model that has lost its way fills with silence, and the clips w
 the same).
 """
 
+import argparse
+import functools
 import sys
 from dataclasses import astuple
 
@@ -20,7 +22,8 @@ from ostinato.data.prepare import open_store
 from ostinato.data.store import spread
 from ostinato.evaluation.degenerate import faults
 from ostinato.evaluation.metrics import frechet_distance, moments
-from ostinato.evaluation.networks.base import hear, load_listener
+from ostinato.evaluation.networks.base import Listener, hear, load_listener
+from ostinato.utils.errors import UserError
 from ostinato.utils.stft import stft
 
 TRIED = [
@@ -45,34 +48,48 @@ def mel_frames(audio: torch.Tensor, rate: int) -> np.ndarray:
     return torch.cat([mel[:, 4:], mel[:, 4:] - mel[:, :-4]]).T.numpy()
 
 
-def heard(audio: torch.Tensor, rate: int) -> np.ndarray:
-    """audio [1, samples] -> the listener's windows [n, d]."""
-    return hear(listener, audio, rate)
+def distances(clips: list[torch.Tensor], others: list[torch.Tensor], rate: int, listener: Listener | None) -> str:
+    """Frechet distances of log-mel frames and, with a listener, of its embeddings."""
+    found = []
+    for features in [mel_frames, functools.partial(hear, listener)][: 2 if listener else 1]:
+        a, b = (moments([features(clip, rate) for clip in group]) for group in (clips, others))
+        found.append(f"{frechet_distance(a.mean, a.covariance, b.mean, b.covariance):.2f}")
+    return " ".join(found)
 
 
-def faults_of(clips: list[torch.Tensor]) -> str:
+def faults_of(clips: list[torch.Tensor], rate: int) -> str:
     quiet = torch.cat([clip[0].unfold(0, rate // 20, rate // 20).square().mean(1) < 1e-6 for clip in clips])
     found = [astuple(faults(clip[0].numpy(), rate)) for clip in clips]
     return f"silent {100 * quiet.float().mean():.1f} %, faults {sum(map(any, found))}"
 
 
-def distance(clips: list[torch.Tensor], others: list[torch.Tensor], features) -> float:  # type: ignore[no-untyped-def]
-    a, b = (moments([features(clip, rate) for clip in group]) for group in (clips, others))
-    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("store")
+    parser.add_argument("listener", nargs="?")
+    args = parser.parse_args()
+    model, store = ostinato.load(args.model), open_store(args.store).split("validation")
+    listener = load_listener(args.listener) if args.listener else None
+    rate, frames = model.codec.sample_rate, model.frame_count(SECONDS)
+    chosen = [i for i in spread(len(store), CLIPS) if store.codes(i).shape[1] >= frames]
+    real = [model.codec.decode(store.codes(i)[None, :, :frames])[0] for i in chosen]
+    halves = distances(real[::2], real[1::2], rate, listener)
+    print(
+        f"{len(real)} clips; one half of the real ones against the other: {halves}; {faults_of(real, rate)}", flush=True
+    )
+    prompts = [store.captions(i)[0] for i in chosen]
+    parts = [prompts[i : i + 16] for i in range(0, len(prompts), 16)]
+    for guidance, temperature, top_k in TRIED:
+        settings = ostinato.Sampling(guidance, temperature, top_k)
+        clips = [clip.audio for part in parts for clip in model.generate(part, SECONDS, 0, settings)]
+        found = f"{distances(clips, real, rate, listener)}; {faults_of(clips, rate)}"
+        print(f"guidance {guidance} temperature {temperature} top-k {top_k}: {found}", flush=True)
 
 
-model, store = ostinato.load(sys.argv[1]), open_store(sys.argv[2]).split("validation")
-listener = load_listener(sys.argv[3]) if len(sys.argv) > 3 else None
-kinds = [mel_frames, heard] if listener else [mel_frames]
-rate, frames = model.codec.sample_rate, model.frame_count(SECONDS)
-chosen = [i for i in spread(len(store), CLIPS) if store.codes(i).shape[1] >= frames]
-real = [model.codec.decode(store.codes(i)[None, :, :frames])[0] for i in chosen]
-halves = " ".join(f"{distance(real[::2], real[1::2], features):.2f}" for features in kinds)
-print(f"{len(chosen)} clips; one half of the real ones against the other: {halves}; {faults_of(real)}", flush=True)
-prompts = [store.captions(i)[0] for i in chosen]
-parts = [prompts[i : i + 16] for i in range(0, len(prompts), 16)]
-for guidance, temperature, top_k in TRIED:
-    settings = ostinato.Sampling(guidance, temperature, top_k)
-    clips = [clip.audio for part in parts for clip in model.generate(part, SECONDS, 0, settings)]
-    found = " ".join(f"{distance(clips, real, features):.2f}" for features in kinds)
-    print(f"guidance {guidance} temperature {temperature} top-k {top_k}: {found}; {faults_of(clips)}", flush=True)
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"5_settings.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -32,7 +32,7 @@ python recipes/pocket/2_grow.py runs/codec-pocket runs/codec-12-start 12 --looka
 ostinato train configs/codec-pocket-12.yaml --init runs/codec-12-start "${more[@]}"
 python recipes/pocket/3_half.py runs/codec-pocket-12 runs/codec-half
 ostinato prepare data/pocket stores/pocket --codec runs/codec-half
-ostinato train configs/codec-pocket-decoder.yaml --init runs/codec-half "${decoder[@]}" --set waveform_weight=10
+ostinato train configs/codec-pocket-decoder.yaml --init runs/codec-half "${decoder[@]}"
 ostinato train "${lm[@]}"
 ostinato train configs/fine-pocket-simba.yaml "${fine[@]}"
 ostinato join runs/lm-coarse-pocket runs/fine-pocket-simba runs/two-stage

@@ -9,7 +9,8 @@ from music.scores import RATE, Tune, beat_of, chords_for, spans, triad
 
 
 def pulse(pitch: float, seconds: float, duty: float, vibrato: float, start: float) -> np.ndarray:
-    """A pulse wave [n] of height 2 and mean 0, softened by the mean over 4 samples against aliases; vibrato in semitones."""
+    """A pulse wave [n] of height 2 and mean 0, softened by the mean over 4 samples against aliases; vibrato in
+    semitones."""
     t = np.arange(round(4 * RATE * seconds)) / (4 * RATE)
     bend = vibrato * np.sin(2 * np.pi * 5.5 * (t + start)) * np.clip((t - 0.15) / 0.2, 0, 1)
     phase = np.cumsum(440 * 2 ** ((pitch + bend - 69) / 12)) / (4 * RATE) % 1
