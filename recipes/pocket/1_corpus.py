@@ -4,8 +4,8 @@
 
 `tracks.csv`, `scores.csv` and `takes.csv` in data/ name every piece. Needed: Debian 12 with apt-get, dpkg-deb,
 fluidsynth and openmpt123, the packages fluid-soundfont-gm and musescore-general-soundfont, and the Python packages
-soundfile, rich and music21==10.5.1. Run it again after an interruption: what lies there is kept, and no file is ever
-seen half written.
+soundfile, rich, scipy and music21==10.5.1. Run it again after an interruption: what lies there is kept, and no file is
+ever seen half written.
 """
 
 import argparse

@@ -6,7 +6,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket"
 sys.path.insert(0, str(RECIPE))
@@ -89,3 +91,11 @@ def test_the_chip_has_no_offset(duty):
     """A model learned the one that it had, and hummed."""
     wave = chip.pulse(pitch=69, seconds=0.5, duty=duty, vibrato=0.25, start=0)
     assert abs(wave.mean()) < 0.01 and wave.std() > 0.5
+
+
+def test_files_have_no_offset_and_all_the_rest(tmp_path):
+    tone = 0.3 * np.sin(2 * np.pi * 60 * np.arange(2 * scores.RATE) / scores.RATE)
+    render.write_flac(tmp_path / "a.flac", tone + 0.2)
+    found, rate = soundfile.read(tmp_path / "a.flac")
+    assert rate == scores.RATE and abs(found[rate // 2 : -rate // 2].mean()) < 1e-3
+    assert np.abs(found - tone)[rate // 2 : -rate // 2].max() < 0.01

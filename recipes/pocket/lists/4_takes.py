@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("table", type=Path)
     parser.add_argument("--works", type=int, default=1600)
-    parser.add_argument("--takes", type=int, default=6, help="of each work, at most")
+    parser.add_argument("--takes", type=int, default=8, help="of each work, at most")
     args = parser.parse_args()
     done: set[str] = set()
     if args.table.exists():
@@ -62,9 +62,8 @@ def main() -> None:
     rng, root, seen = random.Random(23), Path(corpus.__file__).parent, held_out()
     # Two chorales in eight, as long as there are any.
     streams = [chorales(root, rng), tunes(root, rng)]
-    mixed = itertools.chain.from_iterable(
-        itertools.chain(itertools.islice(streams[0], 2), itertools.islice(streams[1], 6)) for _ in itertools.count()
-    )
+    eight = iter(lambda: [*itertools.islice(streams[0], 2), *itertools.islice(streams[1], 6)], [])
+    mixed = itertools.chain.from_iterable(eight)
     with args.table.open("a", encoding="utf-8", newline="") as f:
         for score in track(itertools.islice(mixed, args.works), "works", args.works):
             if score.work in done or score.contour in seen or split_of(score.contour) != "train":

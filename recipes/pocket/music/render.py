@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import soundfile
 from music import chip, scores, styles
+from scipy.signal import butter, sosfiltfilt
 
 MODULES = (".mod", ".xm", ".it", ".s3m")
 SYMBOLIC = (".mid", *MODULES)  # what a package has as notes rather than as sound
 LONGEST = 300  # seconds of a module that are rendered
+HIGHPASS = butter(2, 20, "highpass", fs=scores.RATE, output="sos")
 Row = dict[str, str]
 
 
 def write_flac(path: Path, samples: np.ndarray) -> None:
-    """Mono, 16 bit, scores.RATE, by way of a temporary name."""
+    """Mono, 16 bit, scores.RATE, by way of a temporary name. Nothing is kept below 20 Hz: square waves, of a chip or a
+    sound font, have an offset, which a model learns, too (LOG.md, 2026-11-29)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    soundfile.write(part, samples, scores.RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(part, sosfiltfilt(HIGHPASS, samples), scores.RATE, format="FLAC", subtype="PCM_16")
     part.replace(path)
 
 
