@@ -18,10 +18,11 @@ import torch
 from transformers.audio_utils import mel_filter_bank
 
 import ostinato
+from ostinato.data.clips import silent_windows
 from ostinato.data.prepare import open_store
 from ostinato.data.store import spread
-from ostinato.evaluation.degenerate import faults
-from ostinato.evaluation.metrics import frechet_distance, moments
+from ostinato.evaluation.degenerate import SILENCE_DB, faults
+from ostinato.evaluation.metrics import Moments, frechet_distance, moments
 from ostinato.evaluation.networks.base import Listener, hear, load_listener
 from ostinato.utils.errors import UserError
 from ostinato.utils.stft import stft
@@ -48,17 +49,19 @@ def mel_frames(audio: torch.Tensor, rate: int) -> np.ndarray:
     return torch.cat([mel[:, 4:], mel[:, 4:] - mel[:, :-4]]).T.numpy()
 
 
-def distances(clips: list[torch.Tensor], others: list[torch.Tensor], rate: int, listener: Listener | None) -> str:
-    """Frechet distances of log-mel frames and, with a listener, of its embeddings."""
-    found = []
-    for features in [mel_frames, functools.partial(hear, listener)][: 2 if listener else 1]:
-        a, b = (moments([features(clip, rate) for clip in group]) for group in (clips, others))
-        found.append(f"{frechet_distance(a.mean, a.covariance, b.mean, b.covariance):.2f}")
-    return " ".join(found)
+def described(clips: list[torch.Tensor], rate: int, listener: Listener | None) -> list[Moments]:
+    """Moments of log-mel frames and, with a listener, of its embeddings."""
+    features = [mel_frames, functools.partial(hear, listener)] if listener else [mel_frames]
+    return [moments([feature(clip, rate) for clip in clips]) for feature in features]
+
+
+def distances(some: list[Moments], others: list[Moments]) -> str:
+    pairs = zip(some, others, strict=True)
+    return " ".join(f"{frechet_distance(a.mean, a.covariance, b.mean, b.covariance):.2f}" for a, b in pairs)
 
 
 def faults_of(clips: list[torch.Tensor], rate: int) -> str:
-    quiet = torch.cat([clip[0].unfold(0, rate // 20, rate // 20).square().mean(1) < 1e-6 for clip in clips])
+    quiet = torch.cat([silent_windows(clip, rate, SILENCE_DB) for clip in clips])
     found = [astuple(faults(clip[0].numpy(), rate)) for clip in clips]
     return f"silent {100 * quiet.float().mean():.1f} %, faults {sum(map(any, found))}"
 
@@ -74,16 +77,16 @@ def main() -> None:
     rate, frames = model.codec.sample_rate, model.frame_count(SECONDS)
     chosen = [i for i in spread(len(store), CLIPS) if store.codes(i).shape[1] >= frames]
     real = [model.codec.decode(store.codes(i)[None, :, :frames])[0] for i in chosen]
-    halves = distances(real[::2], real[1::2], rate, listener)
-    print(
-        f"{len(real)} clips; one half of the real ones against the other: {halves}; {faults_of(real, rate)}", flush=True
-    )
+    halves = distances(*(described(half, rate, listener) for half in (real[::2], real[1::2])))
+    halves += f"; {faults_of(real, rate)}"
+    print(f"{len(real)} clips; one half of the real ones against the other: {halves}", flush=True)
+    aim = described(real, rate, listener)
     prompts = [store.captions(i)[0] for i in chosen]
     parts = [prompts[i : i + 16] for i in range(0, len(prompts), 16)]
     for guidance, temperature, top_k in TRIED:
         settings = ostinato.Sampling(guidance, temperature, top_k)
         clips = [clip.audio for part in parts for clip in model.generate(part, SECONDS, 0, settings)]
-        found = f"{distances(clips, real, rate, listener)}; {faults_of(clips, rate)}"
+        found = f"{distances(described(clips, rate, listener), aim)}; {faults_of(clips, rate)}"
         print(f"guidance {guidance} temperature {temperature} top-k {top_k}: {found}", flush=True)
 
 

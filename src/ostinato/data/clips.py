@@ -180,7 +180,12 @@ def near_silent(audio: Tensor, sample_rate: int, silence_db: float) -> bool:
     paper drops clips with more than 15 s of silence in 30 s)."""
     if loudness_db(audio) < silence_db:
         return True
+    quiet = silent_windows(audio, sample_rate, silence_db)
+    return 2 * int(quiet.sum()) > len(quiet)
+
+
+def silent_windows(audio: Tensor, sample_rate: int, silence_db: float) -> Tensor:
+    """Which of the 50 ms windows of a clip [1, samples] have an rms under `silence_db` dBFS: bool [windows]."""
     window = max(1, round(SILENCE_WINDOW * sample_rate))
     windows = audio[0, : audio.shape[-1] // window * window].reshape(-1, window)
-    quiet = windows.square().mean(dim=1) < 10 ** (silence_db / 10)
-    return 2 * int(quiet.sum()) > len(quiet)
+    return windows.square().mean(dim=1) < 10 ** (silence_db / 10)
